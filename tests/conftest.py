@@ -1,0 +1,29 @@
+"""Options and fixtures that several test files share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Nothing may try to download weights, fonts or data sets in a test.
+os.environ.setdefault("YOLO_OFFLINE", "1")
+
+REPO = Path(__file__).resolve().parents[1]
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--golden", default=str(GOLDEN), help="folder of golden files (*.npz) for test_golden.py"
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "golden_file" in metafunc.fixturenames:
+        folder = Path(metafunc.config.getoption("--golden"))
+        files = sorted(folder.glob("*.npz"))
+        if not files:
+            raise pytest.UsageError(f"--golden {folder}: no .npz file there")
+        metafunc.parametrize("golden_file", files, ids=[f.stem for f in files])

@@ -1,0 +1,256 @@
+"""One property test over every registered name: the registry is the list, so that no block can dodge it."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from yolo_attn import block_info, create, list_blocks
+from yolo_attn.errors import YoloAttnError
+
+WIDTHS = (16, 24, 40, 64, 72, 96, 160, 256)
+SIZES = ((20, 20), (13, 17), (5, 5), (1, 1))
+BLOCKS = list_blocks()
+each_block = pytest.mark.parametrize("name", BLOCKS)
+
+
+def channels_of(name: str, width: int) -> int | list[int]:
+    """Channels of the inputs: one width, or widths that differ from level to level."""
+    info = block_info(name)
+    if not info.takes_list:
+        return 3 if width == 0 else width
+    return [width * (1, 2, 3)[i % 3] for i in range(max(info.min_inputs, min(3, info.max_inputs)))]
+
+
+def inputs_of(
+    name: str, channels: int | list[int], size=(8, 8), batch=2, dtype=torch.float32, **kw
+):
+    """Random input maps of the sizes that the block declares."""
+    info = block_info(name)
+    if isinstance(channels, int):
+        return torch.randn(batch, channels, *size, dtype=dtype, **kw)
+    levels = [*info.levels, *[info.levels[-1] if info.levels else 1.0] * len(channels)]
+    return [
+        torch.randn(
+            batch, c, *(max(1, -int(-side * level // 1)) for side in size), dtype=dtype, **kw
+        )
+        for c, level in zip(channels, levels)
+    ]
+
+
+def build(name: str, width: int = 32, random: bool = True) -> tuple[nn.Module, int | list[int]]:
+    """The block with default options; `random` moves every parameter off its start, where gradients may vanish."""
+    torch.manual_seed(0)
+    channels = channels_of(name, width)
+    block = create(name, channels)
+    if random:
+        with torch.no_grad():
+            for p in block.parameters():
+                p.add_(torch.randn_like(p) * 0.1)
+    return block, channels
+
+
+def outputs(y: Tensor | list[Tensor]) -> list[Tensor]:
+    return [y] if isinstance(y, Tensor) else list(y)
+
+
+def leaves(x: Tensor | list[Tensor]) -> list[Tensor]:
+    return [x] if isinstance(x, Tensor) else x
+
+
+@each_block
+@pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
+def test_any_width_and_any_size(name: str, size: tuple[int, int]) -> None:
+    for width in WIDTHS:
+        block, channels = build(name, width)
+        block.eval()
+        x = inputs_of(name, channels, size)
+        if min(size) < block_info(name).min_size:
+            with pytest.raises(YoloAttnError, match=name):
+                block(x)
+            continue
+        before = [t.clone() for t in leaves(x)]
+        ys = outputs(block(x))
+        declared = (
+            block.out_channels if isinstance(block.out_channels, list) else [block.out_channels]
+        )
+        assert [y.shape[1] for y in ys] == declared
+        if len(ys) == 1:
+            assert ys[0].shape[2:] == leaves(x)[0].shape[2:]
+        assert all(torch.isfinite(y).all() for y in ys)
+        assert all(torch.equal(a, b) for a, b in zip(leaves(x), before)), (
+            "the block wrote into its input"
+        )
+
+
+@each_block
+def test_one_image_does_not_depend_on_the_others_in_eval(name: str) -> None:
+    block, channels = build(name)
+    block.eval().double()
+    x = inputs_of(name, channels, (16, 16), batch=4, dtype=torch.float64)
+    together = outputs(block(x))
+    for i in range(4):
+        alone = outputs(block(x[i : i + 1] if isinstance(x, Tensor) else [t[i : i + 1] for t in x]))
+        for a, b in zip(alone, together):
+            torch.testing.assert_close(a, b[i : i + 1], rtol=1e-9, atol=1e-9)
+
+
+@each_block
+def test_every_parameter_gets_a_gradient(name: str) -> None:
+    block, channels = build(name)
+    x = inputs_of(name, channels, (16, 16))
+    sum((y * torch.randn_like(y)).sum() for y in outputs(block.train()(x))).backward()
+    dead = block_info(name).dead_parameters
+    without = {
+        n for n, p in block.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0
+    }
+    assert without == set(dead), f"no gradient: {sorted(without)}; declared dead: {dead}"
+
+
+@each_block
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
+def test_finite_in_half_precision_with_large_activations(name: str, dtype: torch.dtype) -> None:
+    block, channels = build(name, random=False)
+    x = inputs_of(name, channels, (16, 16), dtype=dtype)
+    x = x * 100 if isinstance(x, Tensor) else [t * 100 for t in x]
+    for y in outputs(copy.deepcopy(block).to(dtype).eval()(x)):
+        assert y.dtype == dtype
+        assert torch.isfinite(y).all()
+    x = inputs_of(name, channels, (16, 16))
+    x = x * 100 if isinstance(x, Tensor) else [t * 100 for t in x]
+    with torch.autocast("cpu", dtype=dtype):
+        ys = outputs(block.train()(x))
+        assert all(torch.isfinite(y).all() for y in ys)
+        sum(y.float().mean() for y in ys).backward()
+    assert all(torch.isfinite(p.grad).all() for p in block.parameters() if p.grad is not None)
+
+
+@each_block
+def test_copies_equal_the_original(name: str) -> None:
+    block, channels = build(name)
+    x = inputs_of(name, channels, (16, 16))
+    outputs(
+        block.train()(x)
+    )  # a forward with a graph must leave nothing behind that cannot be copied
+    block.eval()
+    fresh, _ = build(name, random=False)
+    fresh.load_state_dict(block.state_dict())
+    for other in (copy.deepcopy(block), pickle.loads(pickle.dumps(block)), fresh.eval()):
+        for a, b in zip(outputs(other(x)), outputs(block(x))):
+            assert torch.equal(a, b)
+
+
+@each_block
+def test_survives_what_ultralytics_does_to_a_checkpoint(name: str) -> None:
+    """Half precision on disk, every `inplace` flag forced on, BN constants reset, frozen parameters trainable."""
+    block, channels = build(name)
+    block.eval()
+    x = inputs_of(name, channels, (16, 16))
+    state = {
+        k: v.half().float() if v.is_floating_point() else v for k, v in block.state_dict().items()
+    }
+    block.load_state_dict(state)
+    before = [y.clone() for y in outputs(block(x))]
+    for module in block.modules():
+        if hasattr(module, "inplace"):
+            module.inplace = True
+    for a, b in zip(outputs(block(x)), before):
+        assert torch.equal(a, b)
+    for key, value in state.items():
+        assert torch.isfinite(value).all(), f"{key} is not finite in float16"
+    for key, buffer in block.named_buffers():
+        assert not buffer.requires_grad, key
+    for key, parameter in block.named_parameters():
+        assert parameter.requires_grad, f"{key}: a fixed tensor must be a buffer"
+        assert parameter.ndim in (1, 2, 4), (
+            f"{key} has {parameter.ndim} dimensions: MuSGD of 8.4.0 refuses it"
+        )
+
+
+@each_block
+def test_forward_on_the_meta_device(name: str) -> None:
+    with torch.device("meta"):
+        block = create(name, channels_of(name, 32))
+        x = inputs_of(name, channels_of(name, 32), (16, 16))
+        assert all(y.is_meta for y in outputs(block(x)))
+
+
+@each_block
+def test_channels_last_gives_the_same(name: str) -> None:
+    block, channels = build(name)
+    block.eval()
+    x = inputs_of(name, channels, (16, 16))
+    expected = outputs(block(x))
+    block = block.to(memory_format=torch.channels_last)
+    last = [t.to(memory_format=torch.channels_last) for t in leaves(x)]
+    for a, b in zip(outputs(block(last[0] if isinstance(x, Tensor) else last)), expected):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+@each_block
+def test_deterministic_algorithms(name: str) -> None:
+    block, channels = build(name)
+    x = inputs_of(name, channels, (13, 17) if block_info(name).levels == () else (16, 16))
+    for t in leaves(x):
+        t.requires_grad_()
+    torch.use_deterministic_algorithms(True)
+    try:
+        sum(y.sum() for y in outputs(block(x))).backward()
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@each_block
+def test_identity_at_the_start_where_declared(name: str) -> None:
+    block, channels = build(name, random=False)
+    x = inputs_of(name, channels, (16, 16))
+    first = leaves(x)[0]
+    for mode in (True, False):
+        y = outputs(block.train(mode)(x))[0]
+        same = y.shape == first.shape and torch.equal(y, first)
+        assert same == block_info(name).identity_at_start
+
+
+@each_block
+def test_a_training_step_lowers_a_loss(name: str) -> None:
+    block, channels = build(name)
+    x = inputs_of(name, channels, (16, 16), batch=4)
+    targets = [torch.randn_like(y) for y in outputs(block(x))]
+    if not list(block.parameters()):
+        pytest.skip("no parameters to train")
+    optimizer = torch.optim.SGD(block.parameters(), lr=1e-3)
+    losses = []
+    for _ in range(6):
+        loss = sum(((y - t) ** 2).mean() for y, t in zip(outputs(block(x)), targets))
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert losses[-1] < losses[0]
+
+
+@each_block
+def test_facts_for_the_reader_are_there(name: str) -> None:
+    info = block_info(name)
+    assert info.paper and info.cost and info.placement and info.summary
+    for option in info.options:
+        assert f"\n    {option}: " in (info.cls.__doc__ or "").replace("        ", "    "), (
+            f"{option} is not described"
+        )
+
+
+@each_block
+def test_wrong_width_and_unknown_option_are_refused_when_built(name: str) -> None:
+    info = block_info(name)
+    for wrong in (0, -8, 2.5, "64", None, [], [0]):
+        with pytest.raises(YoloAttnError, match=info.name):
+            create(name, wrong)
+    with pytest.raises(YoloAttnError, match="no option 'no_such_option'"):
+        create(name, channels_of(name, 32), no_such_option=1)
+    if info.takes_list:
+        with pytest.raises(YoloAttnError, match=info.name):
+            create(name, [16] * (info.max_inputs + 1))

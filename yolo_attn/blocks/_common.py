@@ -1,0 +1,176 @@
+"""What several blocks need: checks of options, channel reduction, float32 islands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from yolo_attn.errors import YoloAttnError, did_you_mean
+
+
+def check_choice(block: str, option: str, value: Any, accepted: Iterable[Any]) -> Any:
+    """Return `value` if it is one of `accepted`.
+
+    Raises:
+        YoloAttnError: It is not; names the block, the option, the value and the accepted ones.
+    """
+    accepted = list(accepted)
+    # 1 == True in Python: a YAML's `true` must not pass for the number 1.
+    if not any(value == a and isinstance(value, bool) == isinstance(a, bool) for a in accepted):
+        names = [a for a in accepted if isinstance(a, str)]
+        raise YoloAttnError(
+            f"{block}: {option}={value!r} is not accepted{did_you_mean(value, names)} "
+            f"(accepted: {', '.join(map(repr, accepted))})"
+        )
+    return value
+
+
+def check_flag(block: str, option: str, value: Any) -> bool:
+    """Return `value` if it is true or false.
+
+    Raises:
+        YoloAttnError: It is something else.
+    """
+    return check_choice(block, option, value, (False, True))
+
+
+def check_int(block: str, option: str, value: Any, minimum: int = 1, odd: bool = False) -> int:
+    """Return `value` if it is a whole number of at least `minimum` (and odd, if asked).
+
+    Raises:
+        YoloAttnError: It is not.
+    """
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int)
+        or value < minimum
+        or (odd and value % 2 == 0)
+    ):
+        kind = "an odd whole number" if odd else "a whole number"
+        raise YoloAttnError(
+            f"{block}: {option}={value!r} is not accepted (accepted: {kind} >= {minimum})"
+        )
+    return value
+
+
+def check_number(
+    block: str, option: str, value: Any, low: float = 0.0, high: float = float("inf")
+) -> float:
+    """Return `value` as float if it is a number with ``low <= value <= high``.
+
+    Raises:
+        YoloAttnError: It is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+        limits = f">= {low:g}" if high == float("inf") else f"from {low:g} to {high:g}"
+        raise YoloAttnError(
+            f"{block}: {option}={value!r} is not accepted (accepted: a number {limits})"
+        )
+    return float(value)
+
+
+def check_channels(block: str, channels: Any, divisor: int = 1) -> int:
+    """Return `channels` if it is a positive whole number that `divisor` divides.
+
+    Raises:
+        YoloAttnError: It is not.
+    """
+    check_int(block, "channels", channels)
+    if channels % divisor:
+        raise YoloAttnError(
+            f"{block}: channels={channels} is not accepted (accepted: a multiple of {divisor})"
+        )
+    return channels
+
+
+def check_channel_list(block: str, channels: Any, low: int, high: int | None = None) -> list[int]:
+    """Return the channels of several input maps as a list.
+
+    Raises:
+        YoloAttnError: Not a list of `low` to `high` positive whole numbers.
+    """
+    high = low if high is None else high
+    if not isinstance(channels, (list, tuple)) or not low <= len(channels) <= high:
+        wanted = str(low) if low == high else f"{low} to {high}"
+        raise YoloAttnError(
+            f"{block}: channels={channels!r} is not accepted (accepted: a list of {wanted} widths)"
+        )
+    return [check_channels(block, c) for c in channels]
+
+
+def reduced_channels(
+    block: str,
+    channels: int,
+    rd_ratio: float,
+    rd_channels: int | None = None,
+    minimum: int = 1,
+    divisor: int = 1,
+) -> int:
+    """Width of a bottleneck.
+
+    Args:
+        block: Name for error messages.
+        channels: Width of the block's input.
+        rd_ratio: Bottleneck width as a share of `channels`; the product is rounded down, or to the nearest
+            multiple of `divisor`.
+        rd_channels: The width itself; overrides `rd_ratio`, `minimum` and `divisor`.
+        minimum: Smallest width that `rd_ratio` may give.
+        divisor: Round to a multiple of this.
+
+    Returns:
+        The width, at least 1.
+
+    Raises:
+        YoloAttnError: `rd_ratio` is not a positive number or `rd_channels` not a positive whole number.
+    """
+    if rd_channels is not None:
+        return check_int(block, "rd_channels", rd_channels)
+    if (
+        isinstance(rd_ratio, bool)
+        or not isinstance(rd_ratio, (int, float))
+        or not 0 < rd_ratio < float("inf")
+    ):
+        raise YoloAttnError(
+            f"{block}: rd_ratio={rd_ratio!r} is not accepted (accepted: a number above 0)"
+        )
+    # The tiny addend undoes the rounding of ratios such as 1/3: int(48 * (1/3)) must be 16.
+    width = channels * rd_ratio + 1e-9
+    rounded = int(width) if divisor == 1 else int((width + divisor / 2) // divisor) * divisor
+    return max(rounded, minimum, divisor, 1)
+
+
+def run_float32(module: nn.Module, *args: Tensor) -> Tensor:
+    """Run `module` on float32 inputs in float32, whatever autocast says and whatever its weights' dtype is.
+
+    For sums without a normaliser, whose range float16 does not hold.
+    """
+    with torch.autocast(args[0].device.type, enabled=False):
+        half = {
+            name: value.float()
+            for name, value in [*module.named_parameters(), *module.named_buffers()]
+            if value.dtype in (torch.float16, torch.bfloat16)
+        }
+        return torch.func.functional_call(module, half, args) if half else module(*args)
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Return `x` in float32 if it has half precision, else unchanged."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def tokens(x: Tensor) -> Tensor:
+    """``(B, C, *spatial) -> (B, N, C)``, positions row by row."""
+    return x.flatten(2).transpose(1, 2)
+
+
+def untokens(y: Tensor, like: Tensor) -> Tensor:
+    """``(B, N, C) -> (B, C, *spatial)`` with the spatial size of `like`."""
+    return y.transpose(1, 2).reshape(y.shape[0], y.shape[2], *like.shape[2:])
+
+
+def query_index(queries: Tensor, width: int) -> Tensor:
+    """Positions ``row * width + column`` of queries ``(Q, 2)`` given as (row, column)."""
+    return queries[:, 0].long() * width + queries[:, 1].long()

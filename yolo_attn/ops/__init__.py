@@ -1,0 +1,1 @@
+"""Exact fast algorithms that blocks share; they know torch only."""

@@ -1,0 +1,26 @@
+"""Weighted sums over positions with softmax weights."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def softmax_map(logits: Tensor) -> Tensor:
+    """Softmax over the positions of ``(B, 1, H, W)`` in float32 (float64 for float64)."""
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    return logits.to(dtype).flatten(2).softmax(-1).view_as(logits)
+
+
+def attention_pool(x: Tensor, logits: Tensor) -> Tensor:
+    """``sum_n softmax_n(logits)_n x_n``.
+
+    Args:
+        x: ``(B, C, H, W)``.
+        logits: ``(B, 1, H, W)``.
+
+    Returns:
+        ``(B, C, 1, 1)``.
+    """
+    weights = softmax_map(logits).to(x.dtype)
+    return (x.flatten(2) @ weights.flatten(2).transpose(1, 2))[..., None]
