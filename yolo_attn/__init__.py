@@ -5,16 +5,12 @@ Importing this package is cheap: torch and Ultralytics are imported only when a 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from yolo_attn import autoload as _autoload
-from yolo_attn.registry import (
-    BlockInfo,
-    block_info,
-    create,
-    list_blocks,
-    register,
-)
+
+if TYPE_CHECKING:
+    from yolo_attn.registry import BlockInfo, block_info, create, list_blocks, register
 
 __version__ = "0.1.0"
 __all__ = ["BlockInfo", "__version__", "block_info", "create", "list_blocks", "register"]
@@ -24,9 +20,13 @@ __all__ = ["BlockInfo", "__version__", "block_info", "create", "list_blocks", "r
 _autoload.install()
 
 
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        from yolo_attn import registry
+
+        return getattr(registry, name)
+    raise AttributeError(f"module 'yolo_attn' has no attribute {name!r}; it offers {__all__}")
+
+
 def __dir__() -> list[str]:
     return sorted([*__all__, *(name for name in globals() if name.startswith("__"))])
-
-
-def __getattr__(name: str) -> Any:
-    raise AttributeError(f"module 'yolo_attn' has no attribute {name!r}; it offers {__all__}")

@@ -1,5 +1,118 @@
-"""placeholder."""
+"""The start-up hook: makes the seam reach into Ultralytics when, and only when, Ultralytics is imported.
+
+PyTorch (2.5 and newer) calls :func:`install` at the end of ``import torch``, because the package's metadata names
+it in the entry-point group ``torch.backends``. It puts one finder in front of ``sys.meta_path``. When one of the
+few Ultralytics modules below is imported, the finder lets Python's own loader run it and then redirects the
+functions named here to handlers of ours (which are imported at their first call, not before).
+
+Standard library only, idempotent, and never raises: an exception here would break ``import torch``.
+``YOLO_ATTN_DISABLE=1`` switches it off.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+DISABLE_ENV = "YOLO_ATTN_DISABLE"
+
+# Ultralytics module -> function -> handler "module:function", called as handler(original, *arguments).
+REDIRECTS = {
+    "ultralytics.utils.checks": {"check_file": "yolo_attn.seam.files:check_file"},
+    "ultralytics.utils.torch_utils": {"get_flops": "yolo_attn.seam.flops:get_flops"},
+    "ultralytics.nn.tasks": {
+        "parse_model": "yolo_attn.seam.parser:parse_model",
+        "yaml_model_load": "yolo_attn.seam.overlay_loader:yaml_model_load",
+        "torch_safe_load": "yolo_attn.seam.checkpoint:torch_safe_load",
+    },
+}
 
 
-def install(): ...
-def refuse_when_disabled(): ...
+def disabled() -> bool:
+    """Whether ``YOLO_ATTN_DISABLE`` is set to anything but an empty string, 0 or false."""
+    return os.environ.get(DISABLE_ENV, "").strip().lower() not in ("", "0", "false", "no")
+
+
+def install() -> None:
+    """Activate the seam for Ultralytics modules to come and for those that are loaded already."""
+    try:
+        if disabled() or any(isinstance(f, _Finder) for f in sys.meta_path):
+            return
+        sys.meta_path.insert(0, _Finder())
+        for name in REDIRECTS:
+            module = sys.modules.get(name)
+            spec = getattr(module, "__spec__", None)
+            if module is not None and not getattr(spec, "_initializing", False):
+                _redirect(module)
+    except Exception as error:
+        _warn(f"could not install its start-up hook ({type(error).__name__}: {error})")
+
+
+def refuse_when_disabled() -> None:
+    """Say what is wrong when Ultralytics opens a checkpoint of ours although the seam is switched off.
+
+    Raises:
+        YoloAttnError: ``YOLO_ATTN_DISABLE`` is set and Ultralytics' checkpoint loader is asking for blocks.
+    """
+    if not disabled():
+        return
+    frame: Any = sys._getframe(1)
+    while frame is not None and frame.f_code.co_name != "torch_safe_load":
+        frame = frame.f_back
+    if frame is not None:
+        from yolo_attn.errors import YoloAttnError
+
+        raise YoloAttnError(
+            f"{frame.f_locals.get('weight', 'the checkpoint')} holds blocks of yolo_attn, which "
+            f"{DISABLE_ENV}={os.environ[DISABLE_ENV]} switches off: unset {DISABLE_ENV} to load it"
+        )
+
+
+class _Finder:
+    """Finds the modules of ``REDIRECTS`` through the other finders, and redirects their functions once loaded."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        if name not in REDIRECTS:
+            return None
+        for finder in sys.meta_path:
+            find = getattr(finder, "find_spec", None)
+            spec = None if finder is self or find is None else find(name, path, target)
+            if spec is not None:
+                self._run_then_redirect(spec.loader)
+                return spec
+        return None
+
+    @staticmethod
+    def _run_then_redirect(loader: Any) -> None:
+        """Extend ``exec_module`` of this one loader object; its class stays, so that inspection works as ever."""
+        run = getattr(loader, "exec_module", None)
+        if run is None:
+            return
+
+        def exec_module(module: Any) -> None:
+            run(module)
+            try:
+                _redirect(module)
+            except Exception as error:
+                _warn(f"could not reach into {module.__name__} ({type(error).__name__}: {error})")
+
+        loader.exec_module = exec_module
+
+
+def _redirect(module: Any) -> None:
+    """Redirect the functions of one Ultralytics module."""
+    from yolo_attn.seam.redirect import redirect
+
+    for function, handler in REDIRECTS[module.__name__].items():
+        if not redirect(getattr(module, function, None), handler):
+            _warn(
+                f"found no plain function {function}() in {module.__name__} of this Ultralytics version: models "
+                "with its blocks will not build, stock models are not affected; please report the version"
+            )
+
+
+def _warn(message: str) -> None:
+    import warnings
+
+    warnings.warn(f"yolo_attn {message}", RuntimeWarning, stacklevel=2)

@@ -1,0 +1,34 @@
+"""Restricted checkpoint loading (``ULTRALYTICS_SAFE_LOAD=1``): our classes are known to it."""
+
+from __future__ import annotations
+
+import sys
+from types import FunctionType
+from typing import Any
+
+
+def torch_safe_load(original: FunctionType, weight: Any, safe_only: bool | None = None) -> Any:
+    """Ultralytics' ``torch_safe_load``, with our blocks on torch's allow-list if loading is restricted."""
+    if safe_only or (safe_only is None and original.__globals__.get("SAFE_LOAD", False)):
+        allow_blocks()
+    # Versions differ in the default of safe_only: pass it on only if it was given.
+    return original(weight) if safe_only is None else original(weight, safe_only)
+
+
+def allow_blocks() -> None:
+    """Put every module class of registered blocks on the list of ``torch.load(weights_only=True)``."""
+    import torch
+    from torch import nn
+
+    from yolo_attn.registry import block_info, list_blocks
+
+    modules = {block_info(name).cls.__module__ for name in list_blocks()}
+    modules.add("yolo_attn.blocks.identity_start")
+    torch.serialization.add_safe_globals(
+        [
+            cls
+            for module in sorted(modules)
+            for cls in vars(sys.modules[module]).values()
+            if isinstance(cls, type) and issubclass(cls, nn.Module) and cls.__module__ == module
+        ]
+    )

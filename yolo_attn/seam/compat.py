@@ -1,0 +1,35 @@
+"""Facts about versions of Ultralytics, in one place.
+
+| what | versions | what we do |
+|---|---|---|
+| ``check_yaml`` of the scale-less name first, of the name itself second | up to 8.3 | nothing: both are looked up |
+| ``yaml_load``; ``YAML.load`` | up to 8.3.1xx; later | call the original ``yaml_model_load`` |
+| ``ULTRALYTICS_SAFE_LOAD``, ``torch_safe_load(safe_only=None)`` | from 8.4.61 on | allow-list our classes |
+| ``get_flops`` sees no attention products | up to 8.4.60 | count our blocks ourselves (seam/flops.py) |
+"""
+
+from __future__ import annotations
+
+from yolo_attn.errors import YoloAttnError
+
+OLDEST = "8.3.0"
+REPORT = "the issue tracker of yolo-attn"
+
+
+def host_version() -> str:
+    """Version of the installed Ultralytics."""
+    import ultralytics
+
+    return str(ultralytics.__version__)
+
+
+class UnexpectedHostError(YoloAttnError):
+    """A function of the installed Ultralytics has not the shape that the seam is made for."""
+
+    def __init__(self, function: str, expected: str):
+        super().__init__(
+            f"Ultralytics {host_version()}: {function} has not the shape that yolo_attn knows ({expected}); "
+            "stock models are not affected, models with yolo_attn blocks cannot be built with this version: "
+            f"install another one (tested: {OLDEST} and newer, see docs/compatibility.md) and please report "
+            f"it to {REPORT}"
+        )

@@ -1,0 +1,314 @@
+"""Overlays: a YAML that says how it differs from a base, expanded to the plain Ultralytics YAML it stands for.
+
+```yaml
+base: yolov8.yaml
+insert:                      # [after, repeats, module, args]
+  - [P5, 1, NonLocal, []]
+replace:                     # [index, repeats, module, args]
+  - [9, 1, SPP, [1024]]
+```
+"""
+
+from __future__ import annotations
+
+import re
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from yolo_attn.errors import YoloAttnError, did_you_mean
+from yolo_attn.paths import zoo_dir
+from yolo_attn.registry import find_block, known_names
+from yolo_attn.seam.graph import Graph, Node
+from yolo_attn.seam.location import PROVENANCE, Location, check_rows
+from yolo_attn.seam.taps import find_taps
+
+OWN_KEYS = ("base", "insert", "replace", "identity_start")
+# What else parse_model and the model classes read from a model YAML.
+MODEL_KEYS = (
+    "nc", "scales", "scale", "activation", "depth_multiple", "width_multiple", "max_channels", "kpt_shape",
+    "channels", "ch", "reg_max", "end2end", "names", "task", "stride", "text_model", "inplace",
+)  # fmt: skip
+
+
+def is_overlay(d: Any) -> bool:
+    """Whether a loaded YAML is an overlay rather than a plain model."""
+    return isinstance(d, dict) and "base" in d
+
+
+def read_yaml(path: Path) -> Any:
+    """Load a YAML file.
+
+    Raises:
+        YoloAttnError: It cannot be read or is not YAML; names file, line and column.
+    """
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8", errors="ignore"))
+    except OSError as error:
+        raise YoloAttnError(f"{path}: cannot be read ({error.strerror})") from None
+    except yaml.YAMLError as error:
+        raise YoloAttnError(syntax_error(path, error)) from None
+
+
+def syntax_error(path: Any, error: yaml.YAMLError) -> str:
+    """One line for a YAML syntax error."""
+    mark = getattr(error, "problem_mark", None)
+    where = f" line {mark.line + 1} column {mark.column + 1}" if mark else ""
+    problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+    return f"{path}{where}: not valid YAML ({problem}); check quotes, brackets, colons and indentation there"
+
+
+def expand(overlay: dict[str, Any], path: Path, requested: Any, scale: str = "") -> dict[str, Any]:
+    """Expand an overlay.
+
+    Args:
+        overlay: The loaded YAML.
+        path: Where it was found; bases are looked up beside it first.
+        requested: The name that the user gave (with the scale letter), for messages and the result.
+        scale: The scale letter of that name, or "".
+
+    Returns:
+        A plain model dictionary; `yolo_attn` holds its provenance: the base's name, and for each row the index
+        that it had in the base (-1 for an inserted row).
+
+    Raises:
+        YoloAttnError: The overlay is at fault; names file and entry.
+    """
+    return _expand(overlay, path, str(requested), scale, chain=[path.resolve()])
+
+
+def _expand(
+    overlay: dict[str, Any], path: Path, name: str, scale: str, chain: list[Path]
+) -> dict[str, Any]:
+    base = _load_base(overlay, path, scale, chain)
+    _check_keys(overlay, base, name)
+    taps: dict[str, int] = {}
+    graph = Graph.of(base["backbone"], base["head"])
+    by_index = list(graph.nodes)
+    identity_start = _flag(overlay.get("identity_start", False), f"{name} identity_start")
+
+    for k, entry in enumerate(_entries(overlay, "replace", name), 1):
+        label = f"replace {k}"
+        at, rest = _row(entry, name, label, "index")
+        nodes = _places(at, base, by_index, taps, f"{name} {label}")
+        if len(nodes) != 1:
+            raise YoloAttnError(f"{name} {label}: index={at!r} (accepted: one layer index or tap)")
+        graph.replace(nodes[0], _with_identity(rest, identity_start), f"{label}: {rest[1]}")
+    for k, entry in enumerate(_entries(overlay, "insert", name), 1):
+        label = f"insert {k}"
+        after, rest = _row(entry, name, label, "after")
+        nodes = _places(after, base, by_index, taps, f"{name} {label}")
+        _check_inputs(rest[1], after, nodes, f"{name} {label}")
+        graph.insert(nodes, _with_identity(rest, identity_start), f"{label}: {rest[1]} after {_text(after)}")
+
+    backbone, head = graph.rows()
+    own = {k: deepcopy(v) for k, v in overlay.items() if k not in OWN_KEYS}
+    before = base.pop(PROVENANCE, None) or {"base": Path(str(base["yaml_file"])).name}
+    earlier = before.get("rows")
+    return {
+        **base,
+        **own,
+        "backbone": backbone,
+        "head": head,
+        "scale": scale or base.get("scale", ""),
+        "yaml_file": name,
+        PROVENANCE: {
+            "base": before["base"],
+            "rows": [n.base if n.base < 0 or earlier is None else earlier[n.base] for n in graph.nodes],
+            "replaced": [i for i, n in enumerate(graph.nodes) if n.base >= 0 and n.label],
+            "labels": [[i, n.label] for i, n in enumerate(graph.nodes) if n.label],
+        },
+    }
+
+
+def _load_base(overlay: dict[str, Any], path: Path, scale: str, chain: list[Path]) -> dict[str, Any]:
+    """The base as a plain model dictionary, with overlays below it expanded."""
+    wanted = overlay["base"]
+    if not isinstance(wanted, str) or not wanted.strip():
+        raise YoloAttnError(f"{path}: base={wanted!r} (accepted: the name of a model YAML, e.g. yolov8.yaml)")
+    found = find_model_yaml(wanted, beside=path.parent)
+    if found is None:
+        raise YoloAttnError(
+            f"{path}: base {wanted!r} does not exist{did_you_mean(wanted, _model_names())} (looked beside the "
+            "overlay, in the zoo and among Ultralytics' models)"
+        )
+    if found.resolve() in chain:
+        names = " -> ".join(p.name for p in [*chain, found])
+        raise YoloAttnError(f"{path}: base {wanted!r} leads back to itself ({names})")
+    d = read_yaml(found)
+    own_scale = scale or scale_of(wanted)
+    if is_overlay(d):
+        return _expand(d, found, str(found), own_scale, [*chain, found.resolve()])
+    if not isinstance(d, dict) or not all(isinstance(d.get(k), list) and d[k] for k in ("backbone", "head")):
+        raise YoloAttnError(f"{path}: base {found} is not a model YAML (it has no backbone and head lists)")
+    d["yaml_file"], d["scale"] = str(found), own_scale
+    for i, row in enumerate([*d["backbone"], *d["head"]]):
+        if not isinstance(row, (list, tuple)) or len(row) != 4:
+            raise YoloAttnError(f"{found} row {i}: {row!r} (accepted: [from, repeats, module, args])")
+    check_rows(d, Location(d))
+    return d
+
+
+def scale_of(name: Any) -> str:
+    """Scale letter of a model's name, by Ultralytics' rule; "" if there is none."""
+    from ultralytics.nn.tasks import guess_model_scale
+
+    return guess_model_scale(name) or ""
+
+
+def without_scale(name: str) -> str:
+    """``yolov8n-nonlocal.yaml -> yolov8-nonlocal.yaml``; folders are left alone."""
+    path = Path(name)
+    return str(path.with_name(re.sub(r"(\d+)([nslmx])(.+)?$", r"\1\3", path.name)))
+
+
+def find_model_yaml(name: str, beside: Path) -> Path | None:
+    """Find a model YAML beside another file, in the zoo, or in the Ultralytics package; None if nowhere."""
+    from ultralytics.utils import ROOT
+
+    for candidate in (name, without_scale(name)):
+        for folder in (beside, zoo_dir(), zoo_dir() / "bases"):
+            if (folder / candidate).is_file():
+                return folder / candidate
+        if Path(candidate).name == candidate:
+            found = sorted((Path(ROOT) / "cfg" / "models").rglob(candidate))
+            if found:
+                return found[0]
+    return None
+
+
+def _model_names() -> list[str]:
+    from ultralytics.utils import ROOT
+
+    folders = [zoo_dir(), Path(ROOT) / "cfg" / "models"]
+    return sorted({p.name for folder in folders for p in folder.rglob("*.yaml")})
+
+
+def _check_keys(overlay: dict[str, Any], base: dict[str, Any], name: str) -> None:
+    for key in overlay:
+        if key in ("backbone", "head"):
+            raise YoloAttnError(
+                f"{name}: {key!r} beside `base` (an overlay inserts into or replaces rows of its base; "
+                "drop `base` to write all rows yourself)"
+            )
+        if key not in OWN_KEYS and key not in MODEL_KEYS and key not in base:
+            accepted = [*OWN_KEYS, *MODEL_KEYS]
+            raise YoloAttnError(
+                f"{name}: unknown key {key!r}{did_you_mean(key, accepted)} (an overlay has {', '.join(OWN_KEYS)} "
+                "and keys of its base such as nc, scales, activation)"
+            )
+
+
+def _entries(overlay: dict[str, Any], key: str, name: str) -> list[Any]:
+    entries = overlay.get(key)
+    if entries is None:
+        return []
+    if not isinstance(entries, list):
+        raise YoloAttnError(f"{name} {key}: {entries!r} (accepted: a list of [..., repeats, module, args])")
+    return entries
+
+
+def _row(entry: Any, name: str, label: str, first: str) -> tuple[Any, list[Any]]:
+    if not isinstance(entry, (list, tuple)) or len(entry) != 4:
+        raise YoloAttnError(f"{name} {label}: {entry!r} (accepted: [{first}, repeats, module, args])")
+    place, repeats, module, args = deepcopy(list(entry))
+    if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
+        raise YoloAttnError(f"{name} {label}: repeats={repeats!r} (accepted: a whole number >= 1)")
+    if not isinstance(module, str):
+        raise YoloAttnError(f"{name} {label}: module={module!r} (accepted: a name)")
+    if not isinstance(args, (list, dict)):
+        raise YoloAttnError(
+            f"{name} {label}: args={args!r} (accepted: a list of options, or one mapping of keywords)"
+        )
+    _check_module(module, f"{name} {label}")
+    args = args if isinstance(args, list) else [args]
+    info = find_block(module)
+    if info is not None:
+        keywords = dict(args[-1]) if args and isinstance(args[-1], dict) else None
+        if keywords is not None:
+            keywords.pop("identity_start", None)
+        try:
+            info.bind(args if keywords is None else [*args[:-1], keywords])
+        except YoloAttnError as error:
+            raise YoloAttnError(f"{name} {label}: {error}") from None
+    return place, [repeats, module, args]
+
+
+def _check_module(module: str, where: str) -> None:
+    from ultralytics.nn import tasks
+
+    from yolo_attn.seam.parser import stock_module
+
+    if not stock_module(module, vars(tasks)) and find_block(module) is None:
+        hint = did_you_mean(module, known_names()) or ","
+        raise YoloAttnError(
+            f"{where}: unknown block {module!r}{hint} neither Ultralytics nor yolo_attn knows it "
+            "(`yolo-attn blocks` lists ours)"
+        )
+
+
+def _check_inputs(module: str, after: Any, nodes: list[Node], where: str) -> None:
+    info = find_block(module)
+    if info is not None and not info.min_inputs <= len(nodes) <= info.max_inputs:
+        low, high = info.min_inputs, info.max_inputs
+        wanted = str(low) if low == high else f"{low} to {high}"
+        form = "a list of taps or indices" if high > 1 else "one tap or index"
+        raise YoloAttnError(
+            f"{where}: {module} takes {wanted} input{'s' if wanted != '1' else ''}, after={_text(after)} gives "
+            f"{len(nodes)} (write {form} as `after`)"
+        )
+
+
+def _places(
+    at: Any, base: dict[str, Any], by_index: list[Node], taps: dict[str, int], where: str
+) -> list[Node]:
+    """Rows of the base that `after` or `index` names."""
+    places = at if isinstance(at, (list, tuple)) else [at]
+    if not places:
+        raise YoloAttnError(f"{where}: after=[] (accepted: a tap, a layer index, or a list of them)")
+    last = len(by_index) - 1
+    nodes = []
+    for place in places:
+        if isinstance(place, bool) or not isinstance(place, (int, str)):
+            raise YoloAttnError(f"{where}: after={place!r} (accepted: a tap such as P5, or a layer index)")
+        if isinstance(place, str):
+            if not taps:
+                taps.update(find_taps(base))
+            if place not in taps:
+                listed = ", ".join(f"{tap}={i}" for tap, i in taps.items())
+                raise YoloAttnError(
+                    f"{where}: the base {Path(base['yaml_file']).name} has no tap {place!r} (it has {listed})"
+                )
+            place = taps[place]
+        if not 0 <= place < last:
+            what = "the head itself" if place == last else "out of range"
+            raise YoloAttnError(
+                f"{where}: layer {place} of {Path(base['yaml_file']).name} is {what} (accepted: 0 to {last - 1}, "
+                "counted in the base)"
+            )
+        nodes.append(by_index[place])
+    if len({id(n) for n in nodes}) != len(nodes):
+        raise YoloAttnError(f"{where}: after={_text(at)} names the same layer twice")
+    return nodes
+
+
+def _with_identity(rest: list[Any], identity_start: bool) -> list[Any]:
+    """Write the overlay's identity_start into a row of ours that does not say otherwise."""
+    repeats, module, args = rest
+    if not identity_start or find_block(module) is None:
+        return rest
+    keywords = args[-1] if args and isinstance(args[-1], dict) else {}
+    positional = args[:-1] if args and isinstance(args[-1], dict) else args
+    return [repeats, module, [*positional, {"identity_start": True, **keywords}]]
+
+
+def _flag(value: Any, where: str) -> bool:
+    if not isinstance(value, bool):
+        raise YoloAttnError(f"{where}: {value!r} (accepted: true, false)")
+    return value
+
+
+def _text(after: Any) -> str:
+    return f"[{', '.join(map(str, after))}]" if isinstance(after, (list, tuple)) else str(after)

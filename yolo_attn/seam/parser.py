@@ -1,0 +1,313 @@
+"""Ultralytics' own ``parse_model`` with one more branch, for rows that name one of our blocks.
+
+A model without such rows goes to the untouched original. For a model with them, the installed version's source is
+rebuilt once: in its one loop over the rows, our rows skip the stock look-up, the stock evaluation of string
+arguments and the stock chain of ``if m in ...``; everything else (repeats, table, save list) is stock code.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+from dataclasses import dataclass
+from types import CodeType, FunctionType
+from typing import Any
+
+import torch
+from torch import nn
+
+from yolo_attn.errors import YoloAttnError, did_you_mean
+from yolo_attn.registry import BlockInfo, find_block, known_names
+from yolo_attn.seam.compat import UnexpectedHostError, host_version
+from yolo_attn.seam.location import Location, check_rows
+
+HELPER = "__yolo_attn_row__"
+
+
+def parse_model(original: FunctionType, d: dict[str, Any], ch: int, verbose: bool = True) -> Any:
+    """Ultralytics' ``parse_model``, for stock rows and for ours."""
+    rows = _rows(d)
+    if rows is None or not any(_is_ours(row[2], original) for row in rows):
+        _refuse_misspelt_block(d, rows, original)
+        return original(d, ch, verbose)
+
+    where = Location(d)
+    check_rows(d, where)
+    _refuse_misspelt_block(d, rows, original)
+    extended = FunctionType(
+        _extended_code(original), {**original.__globals__, HELPER: Rows(original, where)}
+    )
+    extended.__defaults__ = original.__defaults__
+    # The rebuilt function must see the module's globals as they are now, and write none of its own.
+    helper: Rows = extended.__globals__[HELPER]
+    try:
+        return extended(d, ch, verbose)
+    except YoloAttnError:
+        raise
+    except Exception as error:
+        raise YoloAttnError(
+            f"{where.of_layer(helper.index)}: {helper.name} could not be built "
+            f"({type(error).__name__}: {error})"
+        ) from error
+
+
+def _rows(d: Any) -> list[Any] | None:
+    """The rows of a well-formed model, else None (stock code then says what it says)."""
+    try:
+        rows = [*d["backbone"], *d["head"]]
+        return rows if all(len(row) == 4 for row in rows) else None
+    except (TypeError, KeyError):
+        return None
+
+
+def stock_module(name: Any, tasks_globals: dict[str, Any]) -> bool:
+    """Whether the installed ``parse_model`` resolves this module name itself."""
+    if not isinstance(name, str):
+        return False
+    if name.startswith(("nn.", "torchvision.ops.")):
+        return True
+    found = tasks_globals.get(name)
+    return isinstance(found, type) and issubclass(found, nn.Module)
+
+
+def _is_ours(name: Any, original: FunctionType) -> bool:
+    return not stock_module(name, original.__globals__) and find_block(name) is not None
+
+
+def _refuse_misspelt_block(
+    d: dict[str, Any], rows: list[Any] | None, original: FunctionType
+) -> None:
+    """Name the nearest blocks for a module that nobody knows; a stock error would be a bare KeyError."""
+    for i, row in enumerate(rows or ()):
+        name = row[2]
+        if (
+            not isinstance(name, str)
+            or stock_module(name, original.__globals__)
+            or name in original.__globals__
+        ):
+            continue
+        if find_block(name) is not None:
+            continue
+        # Near one of ours, or in a model of ours: the error is ours to explain. Else it is Ultralytics'.
+        hint = did_you_mean(name, known_names())
+        if hint or "yolo_attn" in d or any(_is_ours(r[2], original) for r in rows or ()):
+            raise YoloAttnError(
+                f"{Location(d).of_layer(i)}: unknown block {name!r}{hint or ','} neither Ultralytics "
+                f"{host_version()} nor yolo_attn knows it (`yolo-attn blocks` lists ours)"
+            )
+
+
+@dataclass
+class Row:
+    """What the extended ``parse_model`` needs of one of our rows."""
+
+    m: type[nn.Module]
+    args: list[Any]
+    c2: Any
+
+
+class Rows:
+    """Called by the extended ``parse_model`` at each row; returns a :class:`Row` for ours, None for stock rows."""
+
+    def __init__(self, original: FunctionType, where: Location):
+        self.original, self.where = original, where
+        self.index, self.name = 0, ""
+
+    def __call__(self, local: dict[str, Any]) -> Row | None:
+        """Resolve the row that the loop's local variables hold."""
+        i, f, n, name, args = (local[key] for key in ("i", "f", "n", "m", "args"))
+        self.index, self.name = i, name
+        if not _is_ours(name, self.original):
+            return None
+        info = find_block(name)
+        assert info is not None
+        try:
+            return self._resolve(info, f, n, args, local)
+        except YoloAttnError as error:
+            raise YoloAttnError(f"{self.where.of_layer(i)}: {error}") from None
+
+    def _resolve(
+        self, info: BlockInfo, f: Any, n: Any, args: Any, local: dict[str, Any]
+    ) -> Row:
+        channels = self._channels(info, f, n, local["ch"])
+        args = list(args) if isinstance(args, (list, tuple)) else [args]
+        identity_start = False
+        if args and isinstance(args[-1], dict) and "identity_start" in args[-1]:
+            keywords = dict(args[-1])
+            identity_start = keywords.pop("identity_start")
+            args = [*args[:-1], keywords]
+            if not isinstance(identity_start, bool):
+                raise YoloAttnError(
+                    f"{info.name}: identity_start={identity_start!r} is not accepted (accepted: true, false)"
+                )
+        options = self._scaled(info, info.bind(args), local)
+        cls: type[nn.Module] = info.cls
+        positional: list[Any] = [channels, *options]
+        if identity_start and not info.identity_at_start:
+            from yolo_attn.blocks.identity_start import IdentityStart
+
+            cls, positional = IdentityStart, [info.cls, channels, options]
+        probe = _probe(cls, positional)
+        first = channels if isinstance(channels, int) else channels[0]
+        out = getattr(probe, "out_channels", first)
+        if n > 1 and out != channels:
+            raise YoloAttnError(
+                f"{info.name} cannot be repeated (repeats={n}): it takes {channels} channels and gives {out}; "
+                "use repeats 1"
+            )
+        return Row(cls, positional, out)
+
+    def _channels(self, info: BlockInfo, f: Any, n: Any, ch: list[Any]) -> int | list[int]:
+        sources = [f] if isinstance(f, int) else list(f)
+        if not info.min_inputs <= len(sources) <= info.max_inputs:
+            wanted = (
+                str(info.min_inputs)
+                if info.min_inputs == info.max_inputs
+                else f"{info.min_inputs} to {info.max_inputs}"
+            )
+            raise YoloAttnError(
+                f"{info.name} takes {wanted} input{'s' if wanted != '1' else ''}, "
+                f"the row's from={f} gives {len(sources)}"
+            )
+        channels = [ch[s] for s in sources]
+        for source, width in zip(sources, channels):
+            if not isinstance(width, int):
+                raise YoloAttnError(
+                    f"{info.name} reads layer {source}, which has several outputs; "
+                    "put an Index row in between that picks one"
+                )
+        return channels if info.takes_list else channels[0]
+
+    @staticmethod
+    def _scaled(info: BlockInfo, options: list[Any], local: dict[str, Any]) -> list[Any]:
+        """Channel options scaled with the model's width, as Ultralytics scales those of its own modules."""
+        from ultralytics.utils.ops import make_divisible
+
+        width, max_channels = local.get("width", 1.0), local.get("max_channels", float("inf"))
+        return [
+            make_divisible(min(value, max_channels) * width, 8)
+            if name in info.width_options and isinstance(value, int) and not isinstance(value, bool)
+            else value
+            for name, value in zip(info.options, options)
+        ]
+
+
+def _probe(cls: type[nn.Module], args: list[Any]) -> nn.Module:
+    """Build the block to learn its output channels, leaving the random state as it is."""
+    try:
+        with torch.device("meta"):
+            return cls(*args)
+    except YoloAttnError:
+        raise
+    except Exception:
+        # A user's block may do in its constructor what meta tensors cannot.
+        with torch.random.fork_rng(devices=[]):
+            return cls(*args)
+
+
+_CODE: dict[CodeType, CodeType] = {}
+
+
+def _extended_code(original: FunctionType) -> CodeType:
+    """Code of ``parse_model`` with our branch; the file name and line numbers are the original's.
+
+    Raises:
+        UnexpectedHostError: The source has not the shape that the branch is made for.
+    """
+    if original.__code__ not in _CODE:
+        try:
+            lines, first = inspect.getsourcelines(original)
+        except OSError as error:
+            raise UnexpectedHostError("parse_model", f"its source cannot be read: {error}") from None
+        tree = ast.parse(textwrap.dedent("".join(lines)))
+        ast.increment_lineno(tree, first - 1)
+        extended = ast.fix_missing_locations(extend(tree))
+        module_code = compile(extended, original.__code__.co_filename, "exec")
+        _CODE[original.__code__] = next(
+            c for c in module_code.co_consts if isinstance(c, CodeType) and c.co_name == original.__name__
+        )
+    return _CODE[original.__code__]
+
+
+def extend(tree: ast.Module) -> ast.Module:
+    """Insert our branch into the tree of ``parse_model``.
+
+    Raises:
+        UnexpectedHostError: An anchor is missing or stands there twice.
+    """
+    function = tree.body[0]
+    if not isinstance(function, ast.FunctionDef):
+        raise UnexpectedHostError("parse_model", "its source is not one function")
+    loop = _only(
+        [n for n in ast.walk(function) if isinstance(n, ast.For) and _is_row_loop(n)],
+        "one loop `for i, (f, n, m, args) in enumerate(...)` over the rows",
+    )
+    lookup = _only(
+        [s for s in loop.body if _assigns(s, "m")], "one assignment `m = ...` that looks the module up"
+    )
+    evaluation = _only(
+        [s for s in loop.body if isinstance(s, ast.For) and _unparse(s.iter) == "enumerate(args)"],
+        "one loop over enumerate(args)",
+    )
+    chain = _only(
+        [s for s in loop.body if isinstance(s, ast.If) and _is_module_chain(s)],
+        "one chain of `if m in ...`",
+    )
+    assert isinstance(lookup, ast.Assign) and isinstance(evaluation, ast.For) and isinstance(chain, ast.If)
+
+    row = "__yolo_attn__"
+    at = loop.body.index(lookup)
+    loop.body.insert(at, _statement(f"{row} = {HELPER}(dict(locals()))", like=lookup))
+    lookup.value = ast.copy_location(
+        ast.IfExp(_expression(f"{row} is not None"), _expression(f"{row}.m"), lookup.value), lookup.value
+    )
+    evaluation.iter = ast.copy_location(
+        ast.IfExp(_expression(f"{row} is not None"), _expression("()"), evaluation.iter), evaluation.iter
+    )
+    branch = ast.If(
+        test=_expression(f"{row} is not None"),
+        body=[_statement(f"args, c2 = {row}.args, {row}.c2", like=chain)],
+        orelse=[chain],
+    )
+    loop.body[loop.body.index(chain)] = ast.copy_location(branch, chain)
+    return tree
+
+
+def _is_row_loop(loop: ast.For) -> bool:
+    return _unparse(loop.target).replace("(", "").replace(")", "") == "i, f, n, m, args"
+
+
+def _assigns(statement: ast.stmt, name: str) -> bool:
+    return isinstance(statement, ast.Assign) and [_unparse(t) for t in statement.targets] == [name]
+
+
+def _is_module_chain(statement: ast.If) -> bool:
+    test = statement.test
+    return (
+        isinstance(test, ast.Compare)
+        and _unparse(test.left) == "m"
+        and isinstance(test.ops[0], ast.In)
+        and bool(statement.orelse)
+    )
+
+
+def _only(found: list[Any], what: str) -> Any:
+    if len(found) != 1:
+        raise UnexpectedHostError("parse_model", f"expected {what}, found {len(found)}")
+    return found[0]
+
+
+def _unparse(node: ast.AST) -> str:
+    return ast.unparse(node)
+
+
+def _expression(text: str) -> ast.expr:
+    return ast.parse(text, mode="eval").body
+
+
+def _statement(text: str, like: ast.stmt) -> ast.stmt:
+    statement = ast.parse(text).body[0]
+    for node in ast.walk(statement):
+        ast.copy_location(node, like)
+    return statement
