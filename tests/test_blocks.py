@@ -14,8 +14,27 @@ from yolo_attn.errors import YoloAttnError
 
 WIDTHS = (16, 24, 40, 64, 72, 96, 160, 256)
 SIZES = ((20, 20), (13, 17), (5, 5), (1, 1))
+# Options that take another path through a block than its defaults; "Name:key=value,..." in the test ids.
+VARIANTS = {
+    "NonLocal": [
+        {"mode": "gaussian"},
+        {"mode": "gaussian", "sub_sample": "after"},
+        {"mode": "dot_product"},
+        {"mode": "concatenation"},
+        {"mode": "concatenation", "sub_sample": "after", "norm": "none"},
+        {"scale": "sqrt_d", "sub_sample": "before", "norm": "none"},
+    ],
+    "GlobalContext": [{"pooling": "avg"}],
+    "SE": [{"pool": "avg_max", "norm": "bn", "act": "silu", "gate": "hard_sigmoid", "bias": False}],
+}
 BLOCKS = list_blocks()
+CASES = [(name, options) for name in BLOCKS for options in ({}, *VARIANTS.get(name, ()))]
 each_block = pytest.mark.parametrize("name", BLOCKS)
+each_case = pytest.mark.parametrize(
+    ("name", "options"),
+    CASES,
+    ids=[f"{n}:{','.join(f'{k}={v}' for k, v in o.items())}" if o else n for n, o in CASES],
+)
 
 
 def channels_of(name: str, width: int) -> int | list[int]:
@@ -42,11 +61,11 @@ def inputs_of(
     ]
 
 
-def build(name: str, width: int = 32, random: bool = True) -> tuple[nn.Module, int | list[int]]:
-    """The block with default options; `random` moves every parameter off its start, where gradients may vanish."""
+def build(name: str, options: dict, width: int = 32, random: bool = True) -> tuple[nn.Module, int | list[int]]:
+    """The block; `random` moves every parameter off its start, where gradients may vanish."""
     torch.manual_seed(0)
     channels = channels_of(name, width)
-    block = create(name, channels)
+    block = create(name, channels, **options)
     if random:
         with torch.no_grad():
             for p in block.parameters():
@@ -62,11 +81,11 @@ def leaves(x: Tensor | list[Tensor]) -> list[Tensor]:
     return [x] if isinstance(x, Tensor) else x
 
 
-@each_block
+@each_case
 @pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
-def test_any_width_and_any_size(name: str, size: tuple[int, int]) -> None:
+def test_any_width_and_any_size(name: str, options: dict, size: tuple[int, int]) -> None:
     for width in WIDTHS:
-        block, channels = build(name, width)
+        block, channels = build(name, options, width)
         block.eval()
         x = inputs_of(name, channels, size)
         if min(size) < block_info(name).min_size:
@@ -87,9 +106,9 @@ def test_any_width_and_any_size(name: str, size: tuple[int, int]) -> None:
         )
 
 
-@each_block
-def test_one_image_does_not_depend_on_the_others_in_eval(name: str) -> None:
-    block, channels = build(name)
+@each_case
+def test_one_image_does_not_depend_on_the_others_in_eval(name: str, options: dict) -> None:
+    block, channels = build(name, options)
     block.eval().double()
     x = inputs_of(name, channels, (16, 16), batch=4, dtype=torch.float64)
     together = outputs(block(x))
@@ -99,9 +118,9 @@ def test_one_image_does_not_depend_on_the_others_in_eval(name: str) -> None:
             torch.testing.assert_close(a, b[i : i + 1], rtol=1e-9, atol=1e-9)
 
 
-@each_block
-def test_every_parameter_gets_a_gradient(name: str) -> None:
-    block, channels = build(name)
+@each_case
+def test_every_parameter_gets_a_gradient(name: str, options: dict) -> None:
+    block, channels = build(name, options)
     x = inputs_of(name, channels, (16, 16))
     sum((y * torch.randn_like(y)).sum() for y in outputs(block.train()(x))).backward()
     dead = block_info(name).dead_parameters
@@ -111,10 +130,10 @@ def test_every_parameter_gets_a_gradient(name: str) -> None:
     assert without == set(dead), f"no gradient: {sorted(without)}; declared dead: {dead}"
 
 
-@each_block
+@each_case
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
-def test_finite_in_half_precision_with_large_activations(name: str, dtype: torch.dtype) -> None:
-    block, channels = build(name, random=False)
+def test_finite_in_half_precision_with_large_activations(name: str, options: dict, dtype: torch.dtype) -> None:
+    block, channels = build(name, options, random=False)
     x = inputs_of(name, channels, (16, 16), dtype=dtype)
     x = x * 100 if isinstance(x, Tensor) else [t * 100 for t in x]
     for y in outputs(copy.deepcopy(block).to(dtype).eval()(x)):
@@ -129,25 +148,25 @@ def test_finite_in_half_precision_with_large_activations(name: str, dtype: torch
     assert all(torch.isfinite(p.grad).all() for p in block.parameters() if p.grad is not None)
 
 
-@each_block
-def test_copies_equal_the_original(name: str) -> None:
-    block, channels = build(name)
+@each_case
+def test_copies_equal_the_original(name: str, options: dict) -> None:
+    block, channels = build(name, options)
     x = inputs_of(name, channels, (16, 16))
     outputs(
         block.train()(x)
     )  # a forward with a graph must leave nothing behind that cannot be copied
     block.eval()
-    fresh, _ = build(name, random=False)
+    fresh, _ = build(name, options, random=False)
     fresh.load_state_dict(block.state_dict())
     for other in (copy.deepcopy(block), pickle.loads(pickle.dumps(block)), fresh.eval()):
         for a, b in zip(outputs(other(x)), outputs(block(x))):
             assert torch.equal(a, b)
 
 
-@each_block
-def test_survives_what_ultralytics_does_to_a_checkpoint(name: str) -> None:
+@each_case
+def test_survives_what_ultralytics_does_to_a_checkpoint(name: str, options: dict) -> None:
     """Half precision on disk, every `inplace` flag forced on, BN constants reset, frozen parameters trainable."""
-    block, channels = build(name)
+    block, channels = build(name, options)
     block.eval()
     x = inputs_of(name, channels, (16, 16))
     state = {
@@ -171,17 +190,17 @@ def test_survives_what_ultralytics_does_to_a_checkpoint(name: str) -> None:
         )
 
 
-@each_block
-def test_forward_on_the_meta_device(name: str) -> None:
+@each_case
+def test_forward_on_the_meta_device(name: str, options: dict) -> None:
     with torch.device("meta"):
-        block = create(name, channels_of(name, 32))
+        block = create(name, channels_of(name, 32), **options)
         x = inputs_of(name, channels_of(name, 32), (16, 16))
         assert all(y.is_meta for y in outputs(block(x)))
 
 
-@each_block
-def test_channels_last_gives_the_same(name: str) -> None:
-    block, channels = build(name)
+@each_case
+def test_channels_last_gives_the_same(name: str, options: dict) -> None:
+    block, channels = build(name, options)
     block.eval()
     x = inputs_of(name, channels, (16, 16))
     expected = outputs(block(x))
@@ -191,9 +210,9 @@ def test_channels_last_gives_the_same(name: str) -> None:
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
-@each_block
-def test_deterministic_algorithms(name: str) -> None:
-    block, channels = build(name)
+@each_case
+def test_deterministic_algorithms(name: str, options: dict) -> None:
+    block, channels = build(name, options)
     x = inputs_of(name, channels, (13, 17) if block_info(name).levels == () else (16, 16))
     for t in leaves(x):
         t.requires_grad_()
@@ -204,9 +223,9 @@ def test_deterministic_algorithms(name: str) -> None:
         torch.use_deterministic_algorithms(False)
 
 
-@each_block
-def test_identity_at_the_start_where_declared(name: str) -> None:
-    block, channels = build(name, random=False)
+@each_case
+def test_identity_at_the_start_where_declared(name: str, options: dict) -> None:
+    block, channels = build(name, options, random=False)
     x = inputs_of(name, channels, (16, 16))
     first = leaves(x)[0]
     for mode in (True, False):
@@ -215,9 +234,9 @@ def test_identity_at_the_start_where_declared(name: str) -> None:
         assert same == block_info(name).identity_at_start
 
 
-@each_block
-def test_a_training_step_lowers_a_loss(name: str) -> None:
-    block, channels = build(name)
+@each_case
+def test_a_training_step_lowers_a_loss(name: str, options: dict) -> None:
+    block, channels = build(name, options)
     x = inputs_of(name, channels, (16, 16), batch=4)
     targets = [torch.randn_like(y) for y in outputs(block(x))]
     if not list(block.parameters()):

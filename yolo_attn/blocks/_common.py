@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -147,7 +148,10 @@ def run_float32(module: nn.Module, *args: Tensor) -> Tensor:
 
     For sums without a normaliser, whose range float16 does not hold.
     """
-    with torch.autocast(args[0].device.type, enabled=False):
+    device = args[0].device.type
+    # Devices without autocast (meta) have nothing to switch off.
+    off = torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
+    with off:
         half = {
             name: value.float()
             for name, value in [*module.named_parameters(), *module.named_buffers()]

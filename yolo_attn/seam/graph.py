@@ -21,6 +21,7 @@ class Node:
     base: int = -1  # index in the base, -1 for an inserted row
     label: str = ""  # how the overlay counts this row, for error messages
     in_head: bool = False
+    replaced: bool = False
     refines: Union[Node, None] = None  # the base row whose later readers an inserted row took over
 
 
@@ -97,7 +98,7 @@ class Graph:
 
     def replace(self, node: Node, rest: list[Any], label: str) -> None:
         """Give a base row another module; what it reads stays."""
-        node.rest, node.label = rest, label
+        node.rest, node.label, node.replaced = rest, label, True
 
     def rows(self) -> tuple[list[Any], list[Any]]:
         """Backbone and head rows with indices; -1 stays where it still means the row before."""

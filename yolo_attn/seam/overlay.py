@@ -107,6 +107,9 @@ def _expand(
     own = {k: deepcopy(v) for k, v in overlay.items() if k not in OWN_KEYS}
     before = base.pop(PROVENANCE, None) or {"base": Path(str(base["yaml_file"])).name}
     earlier = before.get("rows")
+    for i, text in before.get("labels", ()):
+        if not by_index[i].label:
+            by_index[i].label = f"{Path(base['yaml_file']).name} {text}"
     return {
         **base,
         **own,
@@ -117,7 +120,7 @@ def _expand(
         PROVENANCE: {
             "base": before["base"],
             "rows": [n.base if n.base < 0 or earlier is None else earlier[n.base] for n in graph.nodes],
-            "replaced": [i for i, n in enumerate(graph.nodes) if n.base >= 0 and n.label],
+            "replaced": [i for i, n in enumerate(graph.nodes) if n.replaced],
             "labels": [[i, n.label] for i, n in enumerate(graph.nodes) if n.label],
         },
     }
@@ -131,7 +134,7 @@ def _load_base(overlay: dict[str, Any], path: Path, scale: str, chain: list[Path
     found = find_model_yaml(wanted, beside=path.parent)
     if found is None:
         raise YoloAttnError(
-            f"{path}: base {wanted!r} does not exist{did_you_mean(wanted, _model_names())} (looked beside the "
+            f"{path}: base {wanted!r} does not exist{did_you_mean(wanted, model_names())} (looked beside the "
             "overlay, in the zoo and among Ultralytics' models)"
         )
     if found.resolve() in chain:
@@ -179,7 +182,8 @@ def find_model_yaml(name: str, beside: Path) -> Path | None:
     return None
 
 
-def _model_names() -> list[str]:
+def model_names() -> list[str]:
+    """File names of all model YAMLs of the zoo and of Ultralytics, sorted."""
     from ultralytics.utils import ROOT
 
     folders = [zoo_dir(), Path(ROOT) / "cfg" / "models"]

@@ -17,10 +17,9 @@ def yaml_model_load(original: FunctionType, path: Any) -> dict[str, Any]:
     """Load a model YAML: a stock one as Ultralytics does, an overlay as the plain model it stands for."""
     try:
         d = original(path)
-    except yaml.YAMLError as error:
-        file = _find(original, path)
-        if file is not None and _names_something_of_ours(file):
-            raise YoloAttnError(syntax_error(file, error)) from None
+    except Exception:
+        # Versions wrap YAML's own error differently, so the file is read once more to know.
+        _refuse_broken_yaml(_find(original, path))
         raise
     if not is_overlay(d):
         return d
@@ -37,6 +36,16 @@ def _find(original: FunctionType, path: Any) -> Path | None:
         if found:
             return Path(found)
     return None
+
+
+def _refuse_broken_yaml(file: Path | None) -> None:
+    """Explain a syntax error in a model that is meant for us; other files are Ultralytics' to explain."""
+    if file is None or not _names_something_of_ours(file):
+        return
+    try:
+        yaml.safe_load(file.read_text(encoding="utf-8", errors="ignore"))
+    except yaml.YAMLError as error:
+        raise YoloAttnError(syntax_error(file, error)) from None
 
 
 def _names_something_of_ours(file: Path) -> bool:

@@ -1,0 +1,291 @@
+"""``yolo-attn``: the command line. It parses, calls, and prints; the work is done elsewhere."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from pathlib import Path
+from typing import Any, List, Optional  # noqa: UP035 (typer reads these at run time, on Python 3.9 too)
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import track
+from rich.table import Table
+
+from yolo_attn.errors import YoloAttnError
+
+app = typer.Typer(
+    name="yolo-attn",
+    help="Attention and context blocks for stock Ultralytics YOLO.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+convert_app = typer.Typer(
+    help="Convert a dataset to YOLO layout; what evaluation needs is kept, what is dropped is printed.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(convert_app, name="convert")
+
+JSON = typer.Option(False, "--json", help="Print JSON for programs.")
+
+
+def main() -> None:
+    """Run the command line; exit code 0 done, 1 the input is at fault, 2 wrong usage."""
+    try:
+        app()
+    except YoloAttnError as error:
+        print(f"yolo-attn: error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _console() -> Console:
+    # Piped output is for programs and logs: never cut a column there.
+    return Console() if sys.stdout.isatty() else Console(width=200)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2))
+
+
+@app.command()
+def version() -> None:
+    """Print the versions that a bug report needs.
+
+    Example: yolo-attn version
+    """
+    import platform
+
+    import torch
+    import ultralytics
+
+    import yolo_attn
+
+    print(
+        f"yolo_attn {yolo_attn.__version__}, ultralytics {ultralytics.__version__}, torch {torch.__version__}, "
+        f"Python {platform.python_version()}"
+    )
+
+
+@app.command()
+def blocks(
+    pattern: str = typer.Argument("*", help="Shell pattern; one exact name prints its card."),
+    as_json: bool = JSON,
+) -> None:
+    """List the blocks; with one exact name, print its card.
+
+    Example: yolo-attn blocks "*context*"
+    """
+    from yolo_attn.registry import block_info, find_block, known_names, list_blocks
+
+    exact = find_block(pattern)
+    names = [exact.name] if exact else list_blocks(pattern)
+    if not names:
+        from yolo_attn.errors import did_you_mean
+
+        hint = did_you_mean(pattern, known_names())
+        raise YoloAttnError(f"no block matches {pattern!r}{hint or ' (`yolo-attn blocks` lists them all)'}")
+    infos = [block_info(n) for n in names]
+    if as_json:
+        _print_json([_block_dict(i) for i in infos])
+    elif exact:
+        _print_card(infos[0])
+    else:
+        table = Table("block", "inputs", "identity at start", "cost", "what it does")
+        for i in infos:
+            inputs = str(i.inputs) if isinstance(i.inputs, int) else f"{i.inputs[0]}-{i.inputs[1]}"
+            alias = f" ({', '.join(i.aliases)})" if i.aliases else ""
+            start = "yes" if i.identity_at_start else "no"
+            table.add_row(i.name + alias, inputs, start, escape(i.cost), escape(i.summary))
+        _console().print(table)
+
+
+def _block_dict(info: Any) -> dict[str, Any]:
+    return {
+        "name": info.name,
+        "aliases": list(info.aliases),
+        "inputs": info.inputs,
+        "identity_at_start": info.identity_at_start,
+        "cost": info.cost,
+        "placement": info.placement,
+        "paper": info.paper,
+        "options": {k: None if v is inspect.Parameter.empty else v for k, v in info.options.items()},
+        "summary": info.summary,
+    }
+
+
+def _print_card(info: Any) -> None:
+    alias = f"  (also {', '.join(info.aliases)})" if info.aliases else ""
+    print(f"{info.name}{alias}\n")
+    print(inspect.getdoc(info.cls))
+    print("\nDefaults: " + (", ".join(f"{k}={v!r}" for k, v in info.options.items()) or "no options"))
+    print(f"Cost: {info.cost}")
+    print(f"Place: {info.placement}")
+    print(f"Identity at the start: {'yes' if info.identity_at_start else 'no'}")
+    print(f"Paper: {info.paper}")
+    if info.no_export:
+        print(f"Export: {info.no_export}")
+
+
+@app.command()
+def zoo(
+    pattern: str = typer.Argument("*", help="Shell pattern of config names, e.g. 'yolov8*'."),
+    scale: str = typer.Option("", help="Scale letter; by default each config's smallest."),
+    imgsz: int = typer.Option(640, help="Side of the image for the GFLOPs."),
+    as_json: bool = JSON,
+) -> None:
+    """List the zoo's configs: parameters, GFLOPs (attention counted), where the blocks sit.
+
+    Example: yolo-attn zoo "yolov8*"
+    """
+    import fnmatch
+
+    from yolo_attn.seam.dry_run import load_model_yaml, scales_of
+    from yolo_attn.zoo import config_names, describe, with_scale
+
+    wanted = pattern if pattern.endswith((".yaml", "*")) else f"{pattern}*"
+    names = [n for n in config_names() if fnmatch.fnmatch(n, wanted)]
+    if not names:
+        raise YoloAttnError(f"no config of the zoo matches {pattern!r} (`yolo-attn zoo` lists them all)")
+    configs = []
+    for name in track(names, "building", console=Console(stderr=True), transient=True):
+        letters = scales_of(load_model_yaml(name))
+        if scale and scale not in letters:
+            raise YoloAttnError(f"{name} has no scale {scale!r} (it has {', '.join(letters)})")
+        letter = scale or letters[0]
+        configs.append(describe(with_scale(name, letter) if letter else name, imgsz))
+    if as_json:
+        _print_json([c.as_dict() for c in configs])
+        return
+    table = Table("config", "parameters", f"GFLOPs at {imgsz}", "blocks")
+    for c in configs:
+        where = ", ".join(f"{b['block']} after {b['after']} (row {b['row']})" for b in c.blocks)
+        table.add_row(c.name, f"{c.parameters:,}", f"{c.gflops:.2f}", where)
+    _console().print(table)
+
+
+@app.command()
+def check(
+    cfgs: List[str] = typer.Argument(..., metavar="CFG...", help="Model YAMLs."),  # noqa: UP006
+    as_json: bool = JSON,
+) -> None:
+    """Validate model YAMLs at each of their scales; exit code 1 and one line a fault.
+
+    Example: yolo-attn check cfg/*.yaml
+    """
+    from yolo_attn.zoo import check as check_config
+
+    results = []
+    for cfg in track(cfgs, "checking", console=Console(stderr=True), transient=True, disable=len(cfgs) < 2):
+        try:
+            results.append({"config": cfg, "ok": True, "lines": check_config(cfg)})
+        except YoloAttnError as error:
+            results.append({"config": cfg, "ok": False, "lines": [str(error)]})
+    if as_json:
+        _print_json(results)
+    else:
+        for result in results:
+            for line in result["lines"]:
+                print(line if result["ok"] else f"yolo-attn: error: {line}", file=sys.stdout if result["ok"] else sys.stderr)
+    if not all(r["ok"] for r in results):
+        raise typer.Exit(1)
+
+
+@app.command()
+def expand(
+    cfg: str = typer.Argument(..., help="An overlay."),
+    out: Optional[Path] = typer.Option(None, "--out", "-o", help="Write to this file instead."),  # noqa: UP045
+) -> None:
+    """Print the plain Ultralytics YAML that an overlay stands for; it loads in `yolo` by itself.
+
+    Example: yolo-attn expand yolov8-nonlocal.yaml -o yolov8-mine.yaml
+    """
+    from yolo_attn.seam.dry_run import load_model_yaml
+    from yolo_attn.zoo import to_yaml
+
+    d = load_model_yaml(cfg)
+    text = to_yaml(d, f"{Path(cfg).name}, expanded by `yolo-attn expand`")
+    if out is None:
+        print(text, end="")
+    else:
+        if out.exists():
+            raise YoloAttnError(f"{out} exists already (choose another name)")
+        out.write_text(text, encoding="utf-8")
+        print(f"wrote {out}")
+
+
+@app.command()
+def new(
+    base: str = typer.Argument(..., help="A model YAML, e.g. yolo11.yaml."),
+    block: str = typer.Argument(..., help="A block, e.g. GlobalContext."),
+    at: List[str] = typer.Option(..., "--at", help="Tap or layer index; give it again for more."),  # noqa: UP006
+    option: List[str] = typer.Option([], "--set", metavar="NAME=VALUE", help="Option of the block."),  # noqa: UP006
+    out: Path = typer.Option(Path("."), "--out", "-o", help="Folder to write to."),
+    force: bool = typer.Option(False, help="Replace an existing file."),
+) -> None:
+    """Write an overlay that puts a block into a base.
+
+    Example: yolo-attn new yolo11.yaml GlobalContext --at P5 --set fusion=both
+    """
+    import yaml
+
+    from yolo_attn.zoo import new_overlay
+
+    options = {}
+    for item in option:
+        name, equals, value = item.partition("=")
+        if not equals:
+            raise YoloAttnError(f"--set {item!r} (accepted: NAME=VALUE)")
+        options[name] = yaml.safe_load(value)
+    print(f"wrote {new_overlay(base, block, at, options, out, force)}")
+
+
+def _print_report(report: Any, as_json: bool) -> None:
+    if as_json:
+        _print_json(report.as_dict())
+    else:
+        print("\n".join(report.lines()))
+
+
+OVERWRITE = typer.Option(False, help="Replace DST if it exists.")
+
+
+@convert_app.command("voc")
+def convert_voc_command(
+    src: Path = typer.Argument(..., help="Folder with XML annotations, images and splits."),
+    dst: Path = typer.Argument(..., help="Folder to write to."),
+    overwrite: bool = OVERWRITE,
+    as_json: bool = JSON,
+) -> None:
+    """PASCAL VOC (also SIRST) XML to YOLO layout.
+
+    Example: yolo-attn convert voc sirst_v1 sirst
+    """
+    from yolo_attn.data.voc import convert_voc
+
+    _print_report(convert_voc(src, dst, overwrite=overwrite), as_json)
+
+
+@convert_app.command("coco")
+def convert_coco_command(
+    src: Path = typer.Argument(..., help="Folder with annotations.json and images, or the JSON itself."),
+    dst: Path = typer.Argument(..., help="Folder to write to."),
+    images: Optional[Path] = typer.Option(None, help="Folder of the images, if SRC is a JSON file."),  # noqa: UP045
+    overwrite: bool = OVERWRITE,
+    as_json: bool = JSON,
+) -> None:
+    """COCO JSON to YOLO layout; crowd flags and true areas are kept beside it.
+
+    Example: yolo-attn convert coco coco128 coco128-yolo
+    """
+    from yolo_attn.data.coco import convert_coco
+
+    _print_report(convert_coco(src, dst, images=images, overwrite=overwrite), as_json)
+
+
+if __name__ == "__main__":
+    main()

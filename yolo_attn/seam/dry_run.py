@@ -1,0 +1,100 @@
+"""A model built and run without storage: shapes of every layer, and errors before any training."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from yolo_attn.errors import YoloAttnError
+from yolo_attn.seam.location import Location
+
+SIDE = 256  # of the square image that is run; every stride up to 128 divides it
+
+
+def load_model_yaml(name: str) -> dict[str, Any]:
+    """Load a model YAML as the ``yolo`` command does (overlays expanded, zoo names found).
+
+    Raises:
+        YoloAttnError: It does not exist or is at fault.
+    """
+    from ultralytics.nn import tasks
+
+    try:
+        d = tasks.yaml_model_load(name)
+    except FileNotFoundError:
+        from yolo_attn.errors import did_you_mean
+        from yolo_attn.seam.overlay import model_names
+
+        raise YoloAttnError(
+            f"{name}: no such file{did_you_mean(Path(name).name, model_names()) or ','} neither here nor in "
+            "the zoo (`yolo-attn zoo`) nor among Ultralytics' models"
+        ) from None
+    except YoloAttnError:
+        raise
+    except Exception as error:
+        raise YoloAttnError(f"{name}: cannot be read as a model YAML ({_one_line(error)})") from None
+    if not isinstance(d, dict) or not all(isinstance(d.get(k), list) and d[k] for k in ("backbone", "head")):
+        raise YoloAttnError(f"{name}: not a model YAML (it has no backbone and head lists)")
+    return d
+
+
+def scales_of(d: dict[str, Any]) -> list[str]:
+    """Scale letters that a model has; [""] if it is not scaled."""
+    scales = d.get("scales")
+    return [str(s) for s in scales] if isinstance(scales, dict) and scales else [""]
+
+
+def run(d: dict[str, Any], scale: str | None = None) -> tuple[torch.nn.Sequential, list[Any]]:
+    """Build a model on the meta device and run every layer but the head.
+
+    Args:
+        d: A plain model dictionary.
+        scale: Scale letter; by default the dictionary's own, else the first.
+
+    Returns:
+        The layers, and the output of each but the last (maps of a 256-pixel image, without data).
+
+    Raises:
+        YoloAttnError: A row cannot be built, or does not fit what it reads; names file and row.
+    """
+    from ultralytics.nn import tasks
+
+    where = Location(d)
+    d = deepcopy(d)
+    if isinstance(d.get("scales"), dict) and d["scales"]:
+        if scale or d.get("scale") not in d["scales"]:
+            d["scale"] = scale or next(iter(d["scales"]))
+    channels = d.get("channels", d.get("ch", 3))
+    # No storage and no random numbers: a model that is built afterwards starts as if this had not run.
+    with torch.device("meta"), torch.no_grad():
+        try:
+            model, _ = tasks.parse_model(d, channels, False)
+        except YoloAttnError:
+            raise
+        except Exception as error:
+            raise YoloAttnError(f"{where.file}: cannot be built ({_one_line(error)})") from error
+        model.eval()
+        x: Any = torch.empty(1, channels, SIDE, SIDE)
+        outputs: list[Any] = []
+        for layer in list(model)[:-1]:
+            if layer.f != -1:
+                f = layer.f
+                x = outputs[f] if isinstance(f, int) else [x if j == -1 else outputs[j] for j in f]
+            try:
+                x = layer(x)
+            except Exception as error:
+                name = str(layer.type).rsplit(".", 1)[-1]
+                raise YoloAttnError(
+                    f"{where.of_layer(layer.i)}: {name} does not fit what it reads from {layer.f} "
+                    f"({_one_line(error)})"
+                ) from error
+            outputs.append(x)
+    return model, outputs
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:200]}"

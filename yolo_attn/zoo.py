@@ -1,0 +1,219 @@
+"""The model zoo: what each config costs, where its blocks sit, and writing new ones."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from yolo_attn.errors import YoloAttnError
+from yolo_attn.paths import zoo_dir
+from yolo_attn.registry import block_info, find_block
+from yolo_attn.seam.dry_run import load_model_yaml, run, scales_of
+from yolo_attn.seam.location import PROVENANCE
+
+
+@dataclass
+class Config:
+    """One model of the zoo at one scale.
+
+    Attributes:
+        name: Name to give to ``yolo`` (with the scale letter).
+        parameters: Number of parameters.
+        gflops: GFLOPs at 640 pixels, attention products included.
+        blocks: One entry for each of our blocks: row, block and, for overlays, where the overlay put it.
+    """
+
+    name: str
+    parameters: int
+    gflops: float
+    blocks: list[dict[str, Any]] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as plain data."""
+        return asdict(self)
+
+
+def config_names() -> list[str]:
+    """File names of the zoo's configs, sorted."""
+    return sorted(p.name for p in zoo_dir().glob("*.yaml"))
+
+
+def with_scale(name: str, scale: str) -> str:
+    """``("yolov8-nonlocal.yaml", "n") -> "yolov8n-nonlocal.yaml"``; unchanged where no digit takes a letter."""
+    path = Path(name)
+    return str(path.with_name(re.sub(r"(yolo(?:e-)?v?\d+)", rf"\g<1>{scale}", path.name, count=1)))
+
+
+def describe(name: str, imgsz: int = 640) -> Config:
+    """Build a config and measure it.
+
+    Args:
+        name: A model YAML, with the scale letter in its name where it has scales.
+        imgsz: Side of the image for the GFLOPs.
+
+    Raises:
+        YoloAttnError: The config is at fault.
+    """
+    from ultralytics.nn.tasks import guess_model_task
+    from ultralytics.utils import LOGGER
+    from ultralytics.utils.torch_utils import get_flops
+
+    d = load_model_yaml(name)
+    run(d)
+    level = LOGGER.level
+    LOGGER.setLevel("ERROR")  # the table is ours to print
+    try:
+        model = _model_class(guess_model_task(d))(d, verbose=False)
+        gflops = float(get_flops(model, imgsz))
+    finally:
+        LOGGER.setLevel(level)
+    return Config(
+        name=Path(name).name,
+        parameters=sum(p.numel() for p in model.parameters()),
+        gflops=gflops,
+        blocks=blocks_of(d),
+    )
+
+
+def _model_class(task: str) -> Any:
+    from ultralytics.nn import tasks
+
+    names = {
+        "classify": "ClassificationModel",
+        "segment": "SegmentationModel",
+        "pose": "PoseModel",
+        "obb": "OBBModel",
+    }
+    return getattr(tasks, names.get(task, "DetectionModel"))
+
+
+def blocks_of(d: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows of a plain model dictionary that name one of our blocks."""
+    labels = dict(map(tuple, (d.get(PROVENANCE) or {}).get("labels", ())))
+    found = []
+    for i, (f, _n, module, args) in enumerate([*d["backbone"], *d["head"]]):
+        info = find_block(module)
+        if info is not None:
+            place = labels.get(i, "").rsplit(" after ", 1)
+            found.append(
+                {"row": i, "block": info.name, "after": place[1] if len(place) == 2 else f, "args": args}
+            )
+    return found
+
+
+def check(name: str) -> list[str]:
+    """Validate a model YAML at each of its scales, without storage and without data.
+
+    Args:
+        name: A model YAML.
+
+    Returns:
+        What it is, one line a scale.
+
+    Raises:
+        YoloAttnError: It is at fault; names file, row and the way out.
+    """
+    d = load_model_yaml(name)
+    scales = [d["scale"]] if d.get("scale") in scales_of(d) else scales_of(d)
+    lines = []
+    for scale in scales:
+        model, _ = run(d, scale)
+        parameters = sum(p.numel() for p in model.parameters())
+        at = f" scale {scale}" if scale else ""
+        lines.append(f"{name}{at}: ok, {len(model)} layers, {parameters:,} parameters")
+    return lines
+
+
+def to_yaml(d: dict[str, Any], title: str) -> str:
+    """Write a plain model dictionary as a YAML that ``yolo`` loads, one line a row.
+
+    Args:
+        d: The model dictionary, e.g. an expanded overlay.
+        title: First comment line.
+    """
+    provenance = d.get(PROVENANCE) or {}
+    labels = dict(map(tuple, provenance.get("labels", ())))
+    head = {k: v for k, v in d.items() if k not in ("backbone", "head", "scale", "yaml_file", PROVENANCE)}
+    lines = [f"# {title}", yaml.safe_dump(head, sort_keys=False, default_flow_style=None).rstrip(), ""]
+    i = 0
+    for section in ("backbone", "head"):
+        lines.append(f"{section}:")
+        for row in d[section]:
+            text = yaml.safe_dump(row, default_flow_style=True, width=10_000).strip()
+            lines.append(f"  - {text} # {i}{_origin(i, row, labels, provenance)}")
+            i += 1
+        lines.append("")
+    if PROVENANCE in d:
+        lines.append("# Which row of the base each row is (-1: inserted); weight transfer reads it.")
+        lines.append(yaml.safe_dump({PROVENANCE: d[PROVENANCE]}, sort_keys=False, default_flow_style=None, width=100))
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _origin(i: int, row: list[Any], labels: dict[int, str], provenance: dict[str, Any]) -> str:
+    """What the overlay said about a row, with its taps as layers of the base."""
+    if i not in labels:
+        return ""
+    sources = row[0] if isinstance(row[0], (list, tuple)) else [row[0]]
+    rows = provenance["rows"]
+    layers = [rows[s if s >= 0 else i + s] for s in sources]
+    known = [str(layer) for layer in layers if layer >= 0]
+    meaning = f", layer {' and '.join(known)} of {provenance['base']}" if known else ""
+    return f" ({labels[i]}{meaning})"
+
+
+def new_overlay(base: str, block: str, at: list[str], options: dict[str, Any], folder: Path, force: bool = False) -> Path:
+    """Write an overlay that puts a block into a base.
+
+    Args:
+        base: A model YAML, e.g. ``yolo11.yaml``.
+        block: A block's name or alias.
+        at: Taps or layer indices; several make one multi-input block, or one insert each for a block with one
+            input.
+        options: The block's options.
+        folder: Where to write it.
+        force: Whether an existing file may be replaced.
+
+    Returns:
+        The file; it has passed :func:`check`.
+
+    Raises:
+        YoloAttnError: Base, block, tap or option is at fault, or the file exists.
+    """
+    info = block_info(block)
+    places: list[Any] = [int(a) if a.lstrip("-").isdigit() else a for a in at]
+    name = base if base.endswith((".yaml", ".yml")) else f"{base}.yaml"
+    stem = Path(name).stem
+    path = folder / f"{stem}-{info.name.lower()}.yaml"
+    if path.exists() and not force:
+        raise YoloAttnError(f"{path} exists already (choose another folder with --out, or --force to replace it)")
+    args = yaml.safe_dump([options] if options else [], default_flow_style=True, width=10_000).strip()
+    if info.takes_list:
+        rows = [f"[{', '.join(map(str, places))}]"]
+    else:
+        rows = [str(p) for p in places]
+    text = "\n".join(
+        [
+            f"# {stem} with {info.name} at {', '.join(map(str, places))}.",
+            f"# {info.paper}." if info.paper else f"# {info.summary}",
+            f"base: {name}",
+            "insert: # [after, repeats, module, args]",
+            *(f"  - [{row}, 1, {info.name}, {args}]" for row in rows),
+            "",
+        ]
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    draft = folder / f".{path.name}.draft.yaml"
+    try:
+        draft.write_text(text, encoding="utf-8")
+        try:
+            check(str(draft))
+        except YoloAttnError as error:
+            raise YoloAttnError(str(error).replace(str(draft), path.name)) from None
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+    return path
