@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
 
 # Nothing may try to download weights, fonts or data sets in a test.
 os.environ.setdefault("YOLO_OFFLINE", "1")
+# Ultralytics' settings file of the user is not for tests to write (nor to depend on).
+os.environ["YOLO_CONFIG_DIR"] = tempfile.mkdtemp(prefix="yolo-attn-tests-")
 
 REPO = Path(__file__).resolve().parents[1]
 GOLDEN = Path(__file__).parent / "golden"
