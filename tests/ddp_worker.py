@@ -1,6 +1,7 @@
-"""Train one epoch as a rank of a CPU (gloo) process group; started by ``python -m torch.distributed.run``.
+"""Train one epoch as a rank of a CPU (gloo) group; started by ``torch.distributed.run``.
 
-Ultralytics' DDP set-up is written for accelerators; this trainer replaces just those lines. It does not import us.
+Ultralytics' DDP set-up is written for accelerators; this trainer replaces just those lines. It does
+not import us.
 """
 
 from __future__ import annotations
@@ -40,8 +41,9 @@ class CpuTrainer(DetectionTrainer):
 if __name__ == "__main__":
     model, data, project = sys.argv[1:4]
     overrides = {
-        "model": model, "data": data, "project": project, "epochs": 1, "imgsz": 64, "batch": 4, "workers": 0,
-        "device": "cpu", "plots": False, "val": False, "optimizer": "SGD", "amp": False,
+        "model": model, "data": data, "project": project, "epochs": 1, "imgsz": 64, "batch": 4,
+        "workers": 0, "device": "cpu", "plots": False, "val": False,
+        "optimizer": "SGD", "amp": False,
     }  # fmt: skip
     trainer = CpuTrainer(overrides=overrides)
     if hasattr(trainer, "_do_train"):
@@ -53,5 +55,11 @@ if __name__ == "__main__":
     digest = hashlib.md5()
     for p in inner.parameters():
         digest.update(p.detach().numpy().tobytes())
-    blocks = [type(m).__name__ for m in inner.modules() if type(m).__module__.startswith("yolo_attn.")]
-    print(f"rank {dist.get_rank()} of {dist.get_world_size()} blocks {blocks} md5 {digest.hexdigest()}", flush=True)
+    blocks = [
+        type(m).__name__ for m in inner.modules() if type(m).__module__.startswith("yolo_attn.")
+    ]
+    print(
+        f"rank {dist.get_rank()} of {dist.get_world_size()} blocks {blocks} md5 "
+        f"{digest.hexdigest()}",
+        flush=True,
+    )

@@ -1,4 +1,4 @@
-"""How a golden file is replayed on one of our blocks; which file means which block is in golden_table/."""
+"""How a golden file is replayed on one of our blocks; golden_table/ says on which."""
 
 from __future__ import annotations
 
@@ -21,15 +21,19 @@ class Case:
     """One row of the table: how a reference block is expressed by one of ours.
 
     Attributes:
-        build: ``(config, golden) -> module`` with the constructor options that the config stands for.
-        names: Our module or parameter prefix -> the reference's; the longest prefix wins, "" is everything.
+        build: ``(config, golden) -> module`` with the constructor options that the config stands
+            for.
+        names: Our module or parameter prefix -> the reference's; the longest prefix wins, "" is
+            everything.
         dropped: Patterns of reference parameters that ours has not, with the reason.
-        fix: ``(config, params) -> params`` where the two are parametrised differently (a bias folded into a
-            norm, a Linear for a 1x1 convolution); works on parameters and on statistics after training alike.
-        call: ``(module, inputs, config) -> output or outputs``; by default one map, or a list of maps.
+        fix: ``(config, params) -> params`` where the two are parametrised differently (a bias
+            folded into a norm, a Linear for a 1x1 convolution); works on parameters and on
+            statistics after training alike.
+        call: ``(module, inputs, config) -> output or outputs``; by default one map, or a list of
+            maps.
     """
 
-    build: Callable[[dict[str, Any], "Golden"], nn.Module]
+    build: Callable[[dict[str, Any], Golden], nn.Module]
     names: Mapping[str, str] = field(default_factory=lambda: {"": ""})
     dropped: Mapping[str, str] = field(default_factory=dict)
     fix: Callable[[dict[str, Any], Arrays], Arrays] | None = None
@@ -60,7 +64,7 @@ class Golden:
         }
 
     def series(self, stem: str, suffix: str = "") -> list[np.ndarray]:
-        """``[stem + suffix]`` or ``[stem0 + suffix, stem1 + suffix, ...]``, whichever the file has."""
+        """``[stem + suffix]`` or ``[stem0 + suffix, ...]``, whichever the file has."""
         if stem + suffix in self.arrays:
             return [self.arrays[stem + suffix]]
         found = []
@@ -164,7 +168,7 @@ def assert_close(ours: Tensor, stored: np.ndarray, dtype: torch.dtype, what: str
 
 
 def check(case: Case, golden: Golden, dtype: torch.dtype) -> None:
-    """Replay the file: outputs, input and parameter gradients in eval and train mode, running statistics."""
+    """Replay the file: outputs, gradients and running statistics in eval and train mode."""
     for mode in ("eval", "train"):
         if not golden.series("y", f"_{mode}"):
             continue

@@ -27,9 +27,16 @@ def python(*args: str, cwd: Path | None = None, ok: bool = True, **env: str | No
 
 def yolo(*args: str, cwd: Path, ok: bool = True, **env: str | None):
     """Run the stock ``yolo`` command of this environment."""
-    command = shutil.which("yolo", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
-    # With another Ultralytics on PYTHONPATH (scripts/version_matrix.py) the same entry point serves.
-    start = [command] if command else [sys.executable, "-c", "from ultralytics.cfg import entrypoint; entrypoint()"]
+    command = shutil.which(
+        "yolo", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    )
+    # With another Ultralytics on PYTHONPATH (scripts/version_matrix.py) the same entry point
+    # serves.
+    start = (
+        [command]
+        if command
+        else [sys.executable, "-c", "from ultralytics.cfg import entrypoint; entrypoint()"]
+    )
     return _run([*start, *args], cwd, ok, env)
 
 

@@ -1,6 +1,7 @@
-"""Print a fingerprint of stock models as JSON: names, shapes and seeded values of tensors, and the layer table.
+"""Print fingerprints of stock models as JSON: seeded tensors and the layer table.
 
-Run in a process of its own, once with the hook and once with YOLO_ATTN_DISABLE=1: ``python stock_fingerprint.py YAML...``
+Run in a process of its own, once with the hook and once with YOLO_ATTN_DISABLE=1: ``python
+stock_fingerprint.py YAML...``
 """
 
 from __future__ import annotations

@@ -12,16 +12,22 @@ from tests.processes import python
 ACTIVE = (
     "from ultralytics.nn import tasks, parse_model;"
     "import ultralytics.nn.tasks as t;"
-    "print('active', 'yolo_attn.seam.redirect' in t.parse_model.__code__.co_names, parse_model is t.parse_model)"
+    "print('active', 'yolo_attn.seam.redirect' in t.parse_model.__code__.co_names, parse_model is "
+    "t.parse_model)"
 )
 
 
 def test_importing_the_package_imports_neither_torch_nor_ultralytics() -> None:
-    code = "import sys, yolo_attn; print([m for m in ('torch', 'ultralytics', 'numpy') if m in sys.modules])"
+    code = (
+        "import sys, yolo_attn;"
+        "print([m for m in ('torch', 'ultralytics', 'numpy') if m in sys.modules])"
+    )
     assert python("-c", code).stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("flags", [(), ("-I",), ("-P",)] if sys.version_info >= (3, 11) else [(), ("-I",)], ids=str)
+@pytest.mark.parametrize(
+    "flags", [(), ("-I",), ("-P",)] if sys.version_info >= (3, 11) else [(), ("-I",)], ids=str
+)
 def test_active_without_an_import_by_the_user(flags: tuple[str, ...], tmp_path: Path) -> None:
     if flags == ("-I",) and python("-I", "-c", "import yolo_attn", ok=False).returncode:
         pytest.skip("run from PYTHONPATH, which -I ignores")
@@ -106,7 +112,9 @@ def test_users_blocks_are_found_through_the_environment(tmp_path: Path) -> None:
         "    def forward(self, x):\n"
         "        return x * self.conv(x).sigmoid()\n"
     )
-    (tmp_path / "yolov8-mine.yaml").write_text("base: yolov8.yaml\ninsert:\n  - [P5, 1, MyGate, [false]]\n")
+    (tmp_path / "yolov8-mine.yaml").write_text(
+        "base: yolov8.yaml\ninsert:\n  - [P5, 1, MyGate, [false]]\n"
+    )
     code = "from ultralytics import YOLO; m = YOLO('yolov8n-mine.yaml'); print(m.model.model[10])"
     path = {"PYTHONPATH": f"{tmp_path}:{__import__('os').environ.get('PYTHONPATH', '')}"}
     assert "MyGate" in python("-c", code, cwd=tmp_path, YOLO_ATTN_BLOCKS="my_blocks", **path).stdout

@@ -1,4 +1,4 @@
-"""One property test over every registered name: the registry is the list, so that no block can dodge it."""
+"""Property tests over every registered name: no block can dodge them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from yolo_attn.errors import YoloAttnError
 
 WIDTHS = (16, 24, 40, 64, 72, 96, 160, 256)
 SIZES = ((20, 20), (13, 17), (5, 5), (1, 1))
-# Options that take another path through a block than its defaults; "Name:key=value,..." in the test ids.
+# Options that take another path through a block than its defaults; "Name:key=value,..." in the test
+# ids.
 VARIANTS = {
     "NonLocal": [
         {"mode": "gaussian"},
@@ -61,7 +62,9 @@ def inputs_of(
     ]
 
 
-def build(name: str, options: dict, width: int = 32, random: bool = True) -> tuple[nn.Module, int | list[int]]:
+def build(
+    name: str, options: dict, width: int = 32, random: bool = True
+) -> tuple[nn.Module, int | list[int]]:
     """The block; `random` moves every parameter off its start, where gradients may vanish."""
     torch.manual_seed(0)
     channels = channels_of(name, width)
@@ -132,7 +135,9 @@ def test_every_parameter_gets_a_gradient(name: str, options: dict) -> None:
 
 @each_case
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
-def test_finite_in_half_precision_with_large_activations(name: str, options: dict, dtype: torch.dtype) -> None:
+def test_finite_in_half_precision_with_large_activations(
+    name: str, options: dict, dtype: torch.dtype
+) -> None:
     block, channels = build(name, options, random=False)
     x = inputs_of(name, channels, (16, 16), dtype=dtype)
     x = x * 100 if isinstance(x, Tensor) else [t * 100 for t in x]
@@ -165,7 +170,7 @@ def test_copies_equal_the_original(name: str, options: dict) -> None:
 
 @each_case
 def test_survives_what_ultralytics_does_to_a_checkpoint(name: str, options: dict) -> None:
-    """Half precision on disk, every `inplace` flag forced on, BN constants reset, frozen parameters trainable."""
+    """Half precision on disk, `inplace` flags forced on, every parameter made trainable."""
     block, channels = build(name, options)
     block.eval()
     x = inputs_of(name, channels, (16, 16))

@@ -45,7 +45,12 @@ def test_blocks_lists_and_shows_a_card() -> None:
     names = {b["name"] for b in json.loads(run("blocks", "--json"))}
     assert {"NonLocal", "GlobalContext", "ContextAggregation", "CoordAtt", "SE"} <= names
     card = run("blocks", "GC")
-    assert "GlobalContext" in card and "softmax_n" in card and "fusion='add'" in card and "1904.11492" in card
+    assert (
+        "GlobalContext" in card
+        and "softmax_n" in card
+        and "fusion='add'" in card
+        and "1904.11492" in card
+    )
     assert "did you mean 'NonLocal'" in run("blocks", "NonLokal", code=1)
 
 
@@ -68,7 +73,9 @@ def test_check_reports_every_file(tmp_path: Path) -> None:
 
 def test_check_finds_rows_that_do_not_fit(tmp_path: Path) -> None:
     bad = tmp_path / "yolov8-bad.yaml"
-    bad.write_text("base: yolov8.yaml\nreplace:\n  - [13, 1, SE, []]\ninsert:\n  - [[4, 6], 1, Concat, [1]]\n")
+    bad.write_text(
+        "base: yolov8.yaml\nreplace:\n  - [13, 1, SE, []]\ninsert:\n  - [[4, 6], 1, Concat, [1]]\n"
+    )
     (result,) = json.loads(run("check", str(bad), "--json", code=1))
     assert "does not fit what it reads" in result["lines"][0]
 
@@ -78,10 +85,16 @@ def test_new_writes_an_overlay_that_passes_check(tmp_path: Path) -> None:
     run("new", "yolo11.yaml", "GlobalContext", "--at", "P5", "--set", "fusion=both", *out)
     path = tmp_path / "yolo11-globalcontext.yaml"
     assert "[P5, 1, GlobalContext, [{fusion: both}]]" in path.read_text()
-    assert "exists already" in run("new", "yolo11.yaml", "GlobalContext", "--at", "P5", *out, code=1)
+    assert "exists already" in run(
+        "new", "yolo11.yaml", "GlobalContext", "--at", "P5", *out, code=1
+    )
     assert "no tap 'P9'" in run("new", "yolo11.yaml", "SE", "--at", "P9", *out, code=1)
-    assert "no option 'x'" in run("new", "yolo11.yaml", "SE", "--at", "P5", "--set", "x=1", *out, code=1)
-    assert sorted(p.name for p in tmp_path.iterdir()) == [path.name], "a refused overlay left a file behind"
+    assert "no option 'x'" in run(
+        "new", "yolo11.yaml", "SE", "--at", "P5", "--set", "x=1", *out, code=1
+    )
+    assert sorted(p.name for p in tmp_path.iterdir()) == [path.name], (
+        "a refused overlay left a file behind"
+    )
 
 
 def test_expand_says_what_a_tap_meant(tmp_path: Path) -> None:

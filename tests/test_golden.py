@@ -1,6 +1,7 @@
 """Every block computes what its paper says: replay of the golden numbers.
 
-``pytest tests/test_golden.py --golden DIR`` runs another folder of such files (other seeds, sizes, options).
+``pytest tests/test_golden.py --golden DIR`` runs another folder of such files (other seeds, sizes,
+options).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The one branch in parse_model: our rows build, stock rows are stock, a strange host is refused."""
+"""The branch in parse_model: ours build, stock is stock, a strange host is refused."""
 
 from __future__ import annotations
 
@@ -20,7 +20,11 @@ from yolo_attn.seam.redirect import _ORIGINALS
 STOCK = _ORIGINALS["yolo_attn.seam.parser:parse_model"]
 PLAIN = {
     "nc": 3,
-    "backbone": [[-1, 1, "Conv", [16, 3, 2]], [-1, 1, "Conv", [32, 3, 2]], [-1, 1, "Conv", [64, 3, 2]]],
+    "backbone": [
+        [-1, 1, "Conv", [16, 3, 2]],
+        [-1, 1, "Conv", [32, 3, 2]],
+        [-1, 1, "Conv", [64, 3, 2]],
+    ],
     "head": [[[0, 1, 2], 1, "Detect", ["nc"]]],
 }
 
@@ -32,7 +36,9 @@ def model_with(*rows: list, **keys) -> dict:
 
 
 def test_a_model_without_our_blocks_runs_the_original_code(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parser, "_extended_code", lambda *_: pytest.fail("stock model went through our copy"))
+    monkeypatch.setattr(
+        parser, "_extended_code", lambda *_: pytest.fail("stock model went through our copy")
+    )
     model, save = tasks.parse_model(copy.deepcopy(PLAIN), 3, False)
     assert len(model) == 4 and save == [0, 1, 2]
 
@@ -79,7 +85,9 @@ def test_a_block_that_changes_channels_feeds_the_next_row() -> None:
         def forward(self, x):
             return self.conv(x)
 
-    d = model_with([-1, 1, "TestWiden", [256]], [-1, 1, "Conv", [8, 1]], scales={"n": [1, 0.5, 100]})
+    d = model_with(
+        [-1, 1, "TestWiden", [256]], [-1, 1, "Conv", [8, 1]], scales={"n": [1, 0.5, 100]}
+    )
     model, _ = tasks.parse_model({**d, "scale": "n"}, 3, False)
     assert model[3].out_channels == 56  # min(256, 100) * 0.5, to a multiple of 8
     assert model[4].conv.in_channels == 56
@@ -99,7 +107,9 @@ def test_a_users_block_with_two_inputs_and_two_outputs() -> None:
             up = torch.nn.functional.interpolate(self.project(xs[1]), xs[0].shape[2:])
             return [xs[0] + up, xs[0] - up]
 
-    d = model_with([[1, 2], 1, "TestPair", [{"flip": True}]], [-1, 1, "Index", [32, 1]], [-1, 1, "SE", []])
+    d = model_with(
+        [[1, 2], 1, "TestPair", [{"flip": True}]], [-1, 1, "Index", [32, 1]], [-1, 1, "SE", []]
+    )
     model, save = tasks.parse_model(d, 3, False)
     assert model[3].project.in_channels == 64 and model[5].out_channels == 32
     d = model_with([[1, 2], 1, "TestPair", []], [-1, 1, "SE", []])
@@ -150,14 +160,22 @@ def test_a_strange_name_in_a_stock_model_is_left_to_ultralytics() -> None:
 def broken_hosts():
     source = inspect.getsource(STOCK)
     yield "no loop", source.replace("for i, (f, n, m, args) in", "for j, (f, n, m, args) in")
-    yield "no lookup", source.replace("m = (\n", "mm = (\n").replace("m = (getattr", "mm = (getattr", 1)
-    yield "no chain", source.replace("if m in base_modules:", "if base_modules(m):").replace(
-        "if m in {\n", "if (lambda s: m in s)({\n"
+    yield (
+        "no lookup",
+        source.replace("m = (\n", "mm = (\n").replace("m = (getattr", "mm = (getattr", 1),
+    )
+    yield (
+        "no chain",
+        source.replace("if m in base_modules:", "if base_modules(m):").replace(
+            "if m in {\n", "if (lambda s: m in s)({\n"
+        ),
     )
     yield "no evaluation", source.replace("enumerate(args)", "zip(range(9), args)")
 
 
-@pytest.mark.parametrize(("what", "source"), list(broken_hosts()), ids=lambda v: v if len(v) < 20 else "")
+@pytest.mark.parametrize(
+    ("what", "source"), list(broken_hosts()), ids=lambda v: v if len(v) < 20 else ""
+)
 def test_an_unexpected_parse_model_is_refused_in_one_sentence(what: str, source: str) -> None:
     if source == inspect.getsource(STOCK):
         pytest.skip("this version spells it differently")
@@ -165,12 +183,16 @@ def test_an_unexpected_parse_model_is_refused_in_one_sentence(what: str, source:
         tree = ast.parse(source)
     except SyntaxError:
         pytest.skip("this version spells it differently")
-    with pytest.raises(YoloAttnError, match="parse_model has not the shape that yolo_attn knows") as caught:
+    with pytest.raises(
+        YoloAttnError, match="parse_model has not the shape that yolo_attn knows"
+    ) as caught:
         parser.extend(tree)
     assert "stock models are not affected" in str(caught.value)
 
 
-def test_stock_models_still_work_beside_an_unexpected_parse_model(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stock_models_still_work_beside_an_unexpected_parse_model(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(parser, "_is_row_loop", lambda loop: False)
     monkeypatch.setattr(parser, "_CODE", {})
     assert tasks.parse_model(copy.deepcopy(PLAIN), 3, False)

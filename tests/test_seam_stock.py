@@ -12,8 +12,10 @@ from tests.processes import python
 
 WORKER = str(Path(__file__).with_name("stock_fingerprint.py"))
 SMALL = [
-    "yolov5.yaml", "yolov8.yaml", "yolov8-p2.yaml", "yolov8-seg.yaml", "yolov8-pose.yaml", "yolov8-cls.yaml",
-    "yolov8-obb.yaml", "yolov9t.yaml", "yolov10n.yaml", "yolo11.yaml", "yolo12.yaml", "yolo26.yaml", "yolov8-world.yaml",
+    "yolov5.yaml", "yolov8.yaml", "yolov8-p2.yaml", "yolov8-seg.yaml",
+    "yolov8-pose.yaml", "yolov8-cls.yaml", "yolov8-obb.yaml", "yolov9t.yaml",
+    "yolov10n.yaml", "yolo11.yaml", "yolo12.yaml", "yolo26.yaml",
+    "yolov8-world.yaml",
 ]  # fmt: skip
 
 
@@ -30,7 +32,9 @@ def compare(paths: list[str]) -> int:
 
 
 def test_small_stock_models_are_identical_to_the_byte() -> None:
-    found = [str(p) for p in sorted((Path(ROOT) / "cfg" / "models").rglob("*.yaml")) if p.name in SMALL]
+    found = [
+        str(p) for p in sorted((Path(ROOT) / "cfg" / "models").rglob("*.yaml")) if p.name in SMALL
+    ]
     assert compare(found) >= 9
 
 

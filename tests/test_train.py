@@ -1,4 +1,4 @@
-"""The stock `yolo` command trains, validates, predicts, exports and resumes our models in fresh processes.
+"""The stock `yolo` command on our models, each step in a fresh process.
 
 No process here imports our package by itself.
 """
@@ -95,12 +95,12 @@ def test_restricted_loading(place: Path, best: Path) -> None:
 
 def test_weights_only_loading_of_a_checkpoint_by_hand(best: Path) -> None:
     code = (
-        "import torch, ultralytics.nn.tasks\n"
+        "import sys, torch, ultralytics.nn.tasks\n"
         "from yolo_attn.seam.checkpoint import allow_blocks; allow_blocks()\n"
-        "names = torch.serialization.get_unsafe_globals_in_checkpoint(%r)\n"
-        "print([n for n in names if n.startswith('yolo_attn')])\n" % str(best)
+        "names = torch.serialization.get_unsafe_globals_in_checkpoint(sys.argv[1])\n"
+        "print([n for n in names if n.startswith('yolo_attn')])\n"
     )
-    assert "[]" in python("-c", code).stdout
+    assert "[]" in python("-c", code, str(best)).stdout
 
 
 def test_a_disabled_plugin_explains_itself(place: Path, best: Path) -> None:
@@ -206,7 +206,8 @@ def test_a_program_without_the_stock_command(place: Path) -> None:
         "import sys\n"
         "from ultralytics import YOLO\n"
         "m = YOLO('yolov8n-p2-nonlocal.yaml')\n"
-        "m.train(data='shapes.yaml', epochs=1, imgsz=96, batch=6, workers=0, device='cpu', plots=False,"
+        "m.train(data='shapes.yaml', epochs=1, imgsz=96, batch=6, workers=0, device='cpu', "
+        "plots=False,"
         " name='p2', project=sys.argv[1])\n"
         "print('map', m.val(plots=False, workers=0).box.map)\n"
     )

@@ -1,9 +1,10 @@
-"""The start-up hook: makes the seam reach into Ultralytics when, and only when, Ultralytics is imported.
+"""The start-up hook: the seam reaches into Ultralytics when, and only when, it is imported.
 
-PyTorch (2.5 and newer) calls :func:`install` at the end of ``import torch``, because the package's metadata names
-it in the entry-point group ``torch.backends``. It puts one finder in front of ``sys.meta_path``. When one of the
-few Ultralytics modules below is imported, the finder lets Python's own loader run it and then redirects the
-functions named here to handlers of ours (which are imported at their first call, not before).
+PyTorch (2.5 and newer) calls :func:`install` at the end of ``import torch``, because the package's
+metadata names it in the entry-point group ``torch.backends``. It puts one finder in front of
+``sys.meta_path``. When one of the few Ultralytics modules below is imported, the finder lets
+Python's own loader run it and then redirects the functions named here to handlers of ours (which
+are imported at their first call, not before).
 
 Standard library only, idempotent, and never raises: an exception here would break ``import torch``.
 ``YOLO_ATTN_DISABLE=1`` switches it off.
@@ -17,7 +18,8 @@ from typing import Any
 
 DISABLE_ENV = "YOLO_ATTN_DISABLE"
 
-# Ultralytics module -> function -> handler "module:function", called as handler(original, *arguments).
+# Ultralytics module -> function -> handler "module:function", called as handler(original,
+# *arguments).
 REDIRECTS = {
     "ultralytics.utils.checks": {"check_file": "yolo_attn.seam.files:check_file"},
     "ultralytics.utils.torch_utils": {"get_flops": "yolo_attn.seam.flops:get_flops"},
@@ -50,10 +52,11 @@ def install() -> None:
 
 
 def refuse_when_disabled() -> None:
-    """Say what is wrong when Ultralytics opens a checkpoint of ours although the seam is switched off.
+    """Say what is wrong when Ultralytics opens a checkpoint of ours with the seam switched off.
 
     Raises:
-        YoloAttnError: ``YOLO_ATTN_DISABLE`` is set and Ultralytics' checkpoint loader is asking for blocks.
+        YoloAttnError: ``YOLO_ATTN_DISABLE`` is set and Ultralytics' checkpoint loader is asking for
+            blocks.
     """
     if not disabled():
         return
@@ -70,7 +73,7 @@ def refuse_when_disabled() -> None:
 
 
 class _Finder:
-    """Finds the modules of ``REDIRECTS`` through the other finders, and redirects their functions once loaded."""
+    """Finds the modules of ``REDIRECTS`` through the other finders; redirects once loaded."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
         if name not in REDIRECTS:
@@ -85,7 +88,7 @@ class _Finder:
 
     @staticmethod
     def _run_then_redirect(loader: Any) -> None:
-        """Extend ``exec_module`` of this one loader object; its class stays, so that inspection works as ever."""
+        """Extend ``exec_module`` of this one loader; its class stays, so inspection works."""
         run = getattr(loader, "exec_module", None)
         if run is None:
             return
@@ -107,8 +110,10 @@ def _redirect(module: Any) -> None:
     for function, handler in REDIRECTS[module.__name__].items():
         if not redirect(getattr(module, function, None), handler):
             _warn(
-                f"found no plain function {function}() in {module.__name__} of this Ultralytics version: models "
-                "with its blocks will not build, stock models are not affected; please report the version"
+                f"found no plain function {function}() in {module.__name__} of this Ultralytics "
+                "version: models "
+                "with its blocks will not build, stock models are not affected; please report the "
+                "version"
             )
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 import json
 import sys
+from functools import partial
 from pathlib import Path
-from typing import Any, List, Optional  # noqa: UP035 (typer reads these at run time, on Python 3.9 too)
+from typing import Any, Callable, List, Optional
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import track
+from rich.progress import Progress, track
 from rich.table import Table
 
 from yolo_attn.errors import YoloAttnError
@@ -25,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 convert_app = typer.Typer(
-    help="Convert a dataset to YOLO layout; what evaluation needs is kept, what is dropped is printed.",
+    help="Convert a dataset to YOLO layout; what is dropped is printed, with the reason.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -66,7 +67,8 @@ def version() -> None:
     import yolo_attn
 
     print(
-        f"yolo_attn {yolo_attn.__version__}, ultralytics {ultralytics.__version__}, torch {torch.__version__}, "
+        f"yolo_attn {yolo_attn.__version__}, ultralytics {ultralytics.__version__}, torch "
+        f"{torch.__version__}, "
         f"Python {platform.python_version()}"
     )
 
@@ -88,7 +90,9 @@ def blocks(
         from yolo_attn.errors import did_you_mean
 
         hint = did_you_mean(pattern, known_names())
-        raise YoloAttnError(f"no block matches {pattern!r}{hint or ' (`yolo-attn blocks` lists them all)'}")
+        raise YoloAttnError(
+            f"no block matches {pattern!r}{hint or ' (`yolo-attn blocks` lists them all)'}"
+        )
     infos = [block_info(n) for n in names]
     if as_json:
         _print_json([_block_dict(i) for i in infos])
@@ -113,7 +117,9 @@ def _block_dict(info: Any) -> dict[str, Any]:
         "cost": info.cost,
         "placement": info.placement,
         "paper": info.paper,
-        "options": {k: None if v is inspect.Parameter.empty else v for k, v in info.options.items()},
+        "options": {
+            k: None if v is inspect.Parameter.empty else v for k, v in info.options.items()
+        },
         "summary": info.summary,
     }
 
@@ -122,7 +128,9 @@ def _print_card(info: Any) -> None:
     alias = f"  (also {', '.join(info.aliases)})" if info.aliases else ""
     print(f"{info.name}{alias}\n")
     print(inspect.getdoc(info.cls))
-    print("\nDefaults: " + (", ".join(f"{k}={v!r}" for k, v in info.options.items()) or "no options"))
+    print(
+        "\nDefaults: " + (", ".join(f"{k}={v!r}" for k, v in info.options.items()) or "no options")
+    )
     print(f"Cost: {info.cost}")
     print(f"Place: {info.placement}")
     print(f"Identity at the start: {'yes' if info.identity_at_start else 'no'}")
@@ -150,7 +158,9 @@ def zoo(
     wanted = pattern if pattern.endswith((".yaml", "*")) else f"{pattern}*"
     names = [n for n in config_names() if fnmatch.fnmatch(n, wanted)]
     if not names:
-        raise YoloAttnError(f"no config of the zoo matches {pattern!r} (`yolo-attn zoo` lists them all)")
+        raise YoloAttnError(
+            f"no config of the zoo matches {pattern!r} (`yolo-attn zoo` lists them all)"
+        )
     configs = []
     for name in track(names, "building", console=Console(stderr=True), transient=True):
         letters = scales_of(load_model_yaml(name))
@@ -170,7 +180,7 @@ def zoo(
 
 @app.command()
 def check(
-    cfgs: List[str] = typer.Argument(..., metavar="CFG...", help="Model YAMLs."),  # noqa: UP006
+    cfgs: List[str] = typer.Argument(..., metavar="CFG...", help="Model YAMLs."),
     as_json: bool = JSON,
 ) -> None:
     """Validate model YAMLs at each of their scales; exit code 1 and one line a fault.
@@ -180,7 +190,9 @@ def check(
     from yolo_attn.zoo import check as check_config
 
     results = []
-    for cfg in track(cfgs, "checking", console=Console(stderr=True), transient=True, disable=len(cfgs) < 2):
+    for cfg in track(
+        cfgs, "checking", console=Console(stderr=True), transient=True, disable=len(cfgs) < 2
+    ):
         try:
             results.append({"config": cfg, "ok": True, "lines": check_config(cfg)})
         except YoloAttnError as error:
@@ -190,7 +202,10 @@ def check(
     else:
         for result in results:
             for line in result["lines"]:
-                print(line if result["ok"] else f"yolo-attn: error: {line}", file=sys.stdout if result["ok"] else sys.stderr)
+                print(
+                    line if result["ok"] else f"yolo-attn: error: {line}",
+                    file=sys.stdout if result["ok"] else sys.stderr,
+                )
     if not all(r["ok"] for r in results):
         raise typer.Exit(1)
 
@@ -198,7 +213,7 @@ def check(
 @app.command()
 def expand(
     cfg: str = typer.Argument(..., help="An overlay."),
-    out: Optional[Path] = typer.Option(None, "--out", "-o", help="Write to this file instead."),  # noqa: UP045
+    out: Optional[Path] = typer.Option(None, "--out", "-o", help="Write to this file instead."),
 ) -> None:
     """Print the plain Ultralytics YAML that an overlay stands for; it loads in `yolo` by itself.
 
@@ -222,8 +237,10 @@ def expand(
 def new(
     base: str = typer.Argument(..., help="A model YAML, e.g. yolo11.yaml."),
     block: str = typer.Argument(..., help="A block, e.g. GlobalContext."),
-    at: List[str] = typer.Option(..., "--at", help="Tap or layer index; give it again for more."),  # noqa: UP006
-    option: List[str] = typer.Option([], "--set", metavar="NAME=VALUE", help="Option of the block."),  # noqa: UP006
+    at: List[str] = typer.Option(..., "--at", help="Tap or layer index; give it again for more."),
+    option: List[str] = typer.Option(
+        [], "--set", metavar="NAME=VALUE", help="Option of the block."
+    ),
     out: Path = typer.Option(Path("."), "--out", "-o", help="Folder to write to."),
     force: bool = typer.Option(False, help="Replace an existing file."),
 ) -> None:
@@ -244,20 +261,29 @@ def new(
     print(f"wrote {new_overlay(base, block, at, options, out, force)}")
 
 
-def _print_report(report: Any, as_json: bool) -> None:
+def _convert(convert: Callable[..., Any], as_json: bool) -> None:
+    """Run a converter with a progress bar and print its report."""
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("converting", total=None)
+        report = convert(progress=lambda done, total: bar.update(task, completed=done, total=total))
     if as_json:
         _print_json(report.as_dict())
     else:
         print("\n".join(report.lines()))
 
 
-OVERWRITE = typer.Option(False, help="Replace DST if it exists.")
+OVERWRITE = typer.Option(False, "--overwrite", help="Replace DST if this command wrote it.")
 
 
 @convert_app.command("voc")
 def convert_voc_command(
     src: Path = typer.Argument(..., help="Folder with XML annotations, images and splits."),
     dst: Path = typer.Argument(..., help="Folder to write to."),
+    boxes: Optional[str] = typer.Option(
+        None, help="Corners: inclusive (VOC devkit), one-based (SIRST) or zero-based; by layout."
+    ),
+    classes: Optional[str] = typer.Option(None, help="Classes in order, separated by commas."),
+    difficult: bool = typer.Option(False, "--difficult", help="Label objects marked difficult."),
     overwrite: bool = OVERWRITE,
     as_json: bool = JSON,
 ) -> None:
@@ -267,14 +293,19 @@ def convert_voc_command(
     """
     from yolo_attn.data.voc import convert_voc
 
-    _print_report(convert_voc(src, dst, overwrite=overwrite), as_json)
+    names = classes.split(",") if classes else None
+    options = {"classes": names, "boxes": boxes, "difficult": difficult, "overwrite": overwrite}
+    _convert(partial(convert_voc, src, dst, **options), as_json)
 
 
 @convert_app.command("coco")
 def convert_coco_command(
-    src: Path = typer.Argument(..., help="Folder with annotations.json and images, or the JSON itself."),
+    src: Path = typer.Argument(..., help="Folder with annotations.json and images/, or the JSON."),
     dst: Path = typer.Argument(..., help="Folder to write to."),
-    images: Optional[Path] = typer.Option(None, help="Folder of the images, if SRC is a JSON file."),  # noqa: UP045
+    images: Optional[Path] = typer.Option(None, help="Folder of the images, if not the usual one."),
+    split: Optional[str] = typer.Option(
+        None, help="Splits that one JSON serves for; by default train,val."
+    ),
     overwrite: bool = OVERWRITE,
     as_json: bool = JSON,
 ) -> None:
@@ -284,7 +315,8 @@ def convert_coco_command(
     """
     from yolo_attn.data.coco import convert_coco
 
-    _print_report(convert_coco(src, dst, images=images, overwrite=overwrite), as_json)
+    options = {"images": images, "split": split, "overwrite": overwrite}
+    _convert(partial(convert_coco, src, dst, **options), as_json)
 
 
 if __name__ == "__main__":

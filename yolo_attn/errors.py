@@ -24,7 +24,7 @@ class YoloAttnError(ValueError):
 
 
 def _print_uncaught_as_one_line() -> None:
-    """Chain ``sys.excepthook``; done when the first error is made, so other programs never see it."""
+    """Chain ``sys.excepthook``; done at the first error, so other programs never see it."""
     previous = sys.excepthook
     if getattr(previous, "_yolo_attn", False):
         return
@@ -42,7 +42,7 @@ def _print_uncaught_as_one_line() -> None:
 
 
 def did_you_mean(name: object, known: Iterable[str], most: int = 3) -> str:
-    """Return ``", did you mean 'A' or 'B'?"`` for the names nearest to `name`, or an empty string."""
+    """Return ``", did you mean 'A' or 'B'?"`` for the nearest names, or an empty string."""
     lower = {k.lower(): k for k in known}
     near = difflib.get_close_matches(str(name).lower(), lower, n=most, cutoff=0.6)
     return f", did you mean {' or '.join(repr(lower[k]) for k in near)}?" if near else ""

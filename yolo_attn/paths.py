@@ -1,4 +1,4 @@
-"""Where the model zoo and the dataset YAMLs are: beside the package in a checkout, inside it in a wheel."""
+"""Where the YAMLs are: beside the package in a checkout, inside it in a wheel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The list of blocks: what a YAML or :func:`create` may name, and what each block states of itself."""
+"""The list of blocks: what a YAML may name, and what each block states of itself."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class BlockInfo:
         identity_at_start: Whether the output equals the (first) input before training, with default
             options.
         placement: Where the paper puts the block, in one sentence.
-        width_options: Options that are channel counts; a YAML row has them scaled with the model's width,
-            as Ultralytics does for its own modules.
+        width_options: Options that are channel counts; a YAML row has them scaled with the model's
+            width, as Ultralytics does for its own modules.
         dead_parameters: Parameters without a gradient under default options: name -> reason.
-        levels: For several inputs, the size of each map relative to the first (2: twice as wide and high); the
-            last one holds for all further inputs. Empty: all of one size.
+        levels: For several inputs, the size of each map relative to the first (2: twice as wide and
+            high); the last one holds for all further inputs. Empty: all of one size.
         min_size: Smallest height and width of the (first) map.
         no_export: Why the block cannot be exported to ONNX or TorchScript; empty where it can.
     """
@@ -67,7 +67,7 @@ class BlockInfo:
 
     @property
     def options(self) -> dict[str, Any]:
-        """Options in order with their defaults (``inspect.Parameter.empty`` where there is none)."""
+        """Options in order with their defaults (``Parameter.empty`` where there is none)."""
         parameters = list(inspect.signature(self.cls.__init__).parameters.values())[2:]
         return {p.name: p.default for p in parameters}
 
@@ -105,13 +105,15 @@ class BlockInfo:
         keywords = args.pop() if args and isinstance(args[-1], dict) else {}
         if len(args) > len(names):
             raise YoloAttnError(
-                f"{self.name} takes at most {len(names)} options ({accepted}), got {len(args)}: {args}"
+                f"{self.name} takes at most {len(names)} options ({accepted}), got {len(args)}: "
+                f"{args}"
             )
         bound = dict(zip(names, args))
         for key, value in keywords.items():
             if key not in options:
                 raise YoloAttnError(
-                    f"{self.name} has no option {key!r}{did_you_mean(key, names)} (accepted: {accepted})"
+                    f"{self.name} has no option {key!r}{did_you_mean(key, names)} (accepted: "
+                    f"{accepted})"
                 )
             if key in bound:
                 raise YoloAttnError(f"{self.name}: option {key!r} is given twice")
@@ -135,8 +137,8 @@ def register(cls: type[T] | None = None, *, name: str | None = None, **facts: An
     """Make a block known to YAMLs and to :func:`create`; usable as a call or as a decorator.
 
     Args:
-        cls: ``nn.Module`` whose first argument is ``channels``; an ``out_channels`` attribute states its
-            output channels (default: those of the first input).
+        cls: ``nn.Module`` whose first argument is ``channels``; an ``out_channels`` attribute
+            states its output channels (default: those of the first input).
         name: Name in YAMLs; the class name by default.
         **facts: Further fields of :class:`BlockInfo`.
 
@@ -154,7 +156,8 @@ def register(cls: type[T] | None = None, *, name: str | None = None, **facts: An
             holder = _BLOCKS.get(_ALIASES.get(key, key))
             if holder is not None and not _same_class(holder.cls, cls):
                 raise YoloAttnError(
-                    f"block name {key!r} is already taken by {holder.cls.__module__}.{holder.cls.__qualname__}; "
+                    f"block name {key!r} is already taken by "
+                    f"{holder.cls.__module__}.{holder.cls.__qualname__}; "
                     f"register {cls.__module__}.{cls.__qualname__} under another name"
                 )
         _BLOCKS[info.name] = info
@@ -175,7 +178,8 @@ def _check_constructor(info: BlockInfo) -> None:
         p.kind is not inspect.Parameter.POSITIONAL_OR_KEYWORD for p in parameters[1:]
     ):
         raise YoloAttnError(
-            f"{info.cls.__qualname__}.__init__ must be (self, channels, option, ...) with options that can be "
+            f"{info.cls.__qualname__}.__init__ must be (self, channels, option, ...) with options "
+            "that can be "
             f"given by position or by keyword, found {inspect.signature(info.cls.__init__)}"
         )
 
@@ -245,7 +249,8 @@ def block_info(name: str) -> BlockInfo:
     info = find_block(name)
     if info is None:
         raise YoloAttnError(
-            f"unknown block {name!r}{did_you_mean(name, known_names())} (`yolo-attn blocks` lists them all)"
+            f"unknown block {name!r}{did_you_mean(name, known_names())} (`yolo-attn blocks` lists "
+            "them all)"
         )
     return info
 

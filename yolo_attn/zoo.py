@@ -24,7 +24,8 @@ class Config:
         name: Name to give to ``yolo`` (with the scale letter).
         parameters: Number of parameters.
         gflops: GFLOPs at 640 pixels, attention products included.
-        blocks: One entry for each of our blocks: row, block and, for overlays, where the overlay put it.
+        blocks: One entry for each of our blocks: row, block and, for overlays, where the overlay
+            put it.
     """
 
     name: str
@@ -43,7 +44,7 @@ def config_names() -> list[str]:
 
 
 def with_scale(name: str, scale: str) -> str:
-    """``("yolov8-nonlocal.yaml", "n") -> "yolov8n-nonlocal.yaml"``; unchanged where no digit takes a letter."""
+    """``("yolov8-nonlocal.yaml", "n") -> "yolov8n-nonlocal.yaml"``."""
     path = Path(name)
     return str(path.with_name(re.sub(r"(yolo(?:e-)?v?\d+)", rf"\g<1>{scale}", path.name, count=1)))
 
@@ -100,7 +101,12 @@ def blocks_of(d: dict[str, Any]) -> list[dict[str, Any]]:
         if info is not None:
             place = labels.get(i, "").rsplit(" after ", 1)
             found.append(
-                {"row": i, "block": info.name, "after": place[1] if len(place) == 2 else f, "args": args}
+                {
+                    "row": i,
+                    "block": info.name,
+                    "after": place[1] if len(place) == 2 else f,
+                    "args": args,
+                }
             )
     return found
 
@@ -137,8 +143,16 @@ def to_yaml(d: dict[str, Any], title: str) -> str:
     """
     provenance = d.get(PROVENANCE) or {}
     labels = dict(map(tuple, provenance.get("labels", ())))
-    head = {k: v for k, v in d.items() if k not in ("backbone", "head", "scale", "yaml_file", PROVENANCE)}
-    lines = [f"# {title}", yaml.safe_dump(head, sort_keys=False, default_flow_style=None).rstrip(), ""]
+    head = {
+        k: v
+        for k, v in d.items()
+        if k not in ("backbone", "head", "scale", "yaml_file", PROVENANCE)
+    }
+    lines = [
+        f"# {title}",
+        yaml.safe_dump(head, sort_keys=False, default_flow_style=None).rstrip(),
+        "",
+    ]
     i = 0
     for section in ("backbone", "head"):
         lines.append(f"{section}:")
@@ -148,8 +162,14 @@ def to_yaml(d: dict[str, Any], title: str) -> str:
             i += 1
         lines.append("")
     if PROVENANCE in d:
-        lines.append("# Which row of the base each row is (-1: inserted); weight transfer reads it.")
-        lines.append(yaml.safe_dump({PROVENANCE: d[PROVENANCE]}, sort_keys=False, default_flow_style=None, width=100))
+        lines.append(
+            "# Which row of the base each row is (-1: inserted); weight transfer reads it."
+        )
+        lines.append(
+            yaml.safe_dump(
+                {PROVENANCE: d[PROVENANCE]}, sort_keys=False, default_flow_style=None, width=100
+            )
+        )
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -165,14 +185,16 @@ def _origin(i: int, row: list[Any], labels: dict[int, str], provenance: dict[str
     return f" ({labels[i]}{meaning})"
 
 
-def new_overlay(base: str, block: str, at: list[str], options: dict[str, Any], folder: Path, force: bool = False) -> Path:
+def new_overlay(
+    base: str, block: str, at: list[str], options: dict[str, Any], folder: Path, force: bool = False
+) -> Path:
     """Write an overlay that puts a block into a base.
 
     Args:
         base: A model YAML, e.g. ``yolo11.yaml``.
         block: A block's name or alias.
-        at: Taps or layer indices; several make one multi-input block, or one insert each for a block with one
-            input.
+        at: Taps or layer indices; several make one multi-input block, or one insert each for a
+            block with one input.
         options: The block's options.
         folder: Where to write it.
         force: Whether an existing file may be replaced.
@@ -189,8 +211,12 @@ def new_overlay(base: str, block: str, at: list[str], options: dict[str, Any], f
     stem = Path(name).stem
     path = folder / f"{stem}-{info.name.lower()}.yaml"
     if path.exists() and not force:
-        raise YoloAttnError(f"{path} exists already (choose another folder with --out, or --force to replace it)")
-    args = yaml.safe_dump([options] if options else [], default_flow_style=True, width=10_000).strip()
+        raise YoloAttnError(
+            f"{path} exists already (choose another folder with --out, or --force to replace it)"
+        )
+    args = yaml.safe_dump(
+        [options] if options else [], default_flow_style=True, width=10_000
+    ).strip()
     if info.takes_list:
         rows = [f"[{', '.join(map(str, places))}]"]
     else:

@@ -115,8 +115,8 @@ def reduced_channels(
     Args:
         block: Name for error messages.
         channels: Width of the block's input.
-        rd_ratio: Bottleneck width as a share of `channels`; the product is rounded down, or to the nearest
-            multiple of `divisor`.
+        rd_ratio: Bottleneck width as a share of `channels`; the product is rounded down, or to the
+            nearest multiple of `divisor`.
         rd_channels: The width itself; overrides `rd_ratio`, `minimum` and `divisor`.
         minimum: Smallest width that `rd_ratio` may give.
         divisor: Round to a multiple of this.
@@ -125,7 +125,8 @@ def reduced_channels(
         The width, at least 1.
 
     Raises:
-        YoloAttnError: `rd_ratio` is not a positive number or `rd_channels` not a positive whole number.
+        YoloAttnError: `rd_ratio` is not a positive number or `rd_channels` not a positive whole
+            number.
     """
     if rd_channels is not None:
         return check_int(block, "rd_channels", rd_channels)
@@ -144,13 +145,17 @@ def reduced_channels(
 
 
 def run_float32(module: nn.Module, *args: Tensor) -> Tensor:
-    """Run `module` on float32 inputs in float32, whatever autocast says and whatever its weights' dtype is.
+    """Run `module` in float32, whatever autocast and the dtype of its weights say.
 
     For sums without a normaliser, whose range float16 does not hold.
     """
     device = args[0].device.type
     # Devices without autocast (meta) have nothing to switch off.
-    off = torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
+    off = (
+        torch.autocast(device, enabled=False)
+        if torch.amp.is_autocast_available(device)
+        else nullcontext()
+    )
     with off:
         half = {
             name: value.float()

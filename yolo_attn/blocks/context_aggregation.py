@@ -1,8 +1,8 @@
 """Context aggregation block of CATNet.
 
 Ye Liu, Huifang Li, Chao Hu, Shuang Luo, Yan Luo, Chang Wen Chen.
-Learning to Aggregate Multi-Scale Context for Instance Segmentation in Remote Sensing Images. TNNLS 2024.
-https://arxiv.org/abs/2111.11057
+Learning to Aggregate Multi-Scale Context for Instance Segmentation in Remote Sensing Images. TNNLS
+2024. https://arxiv.org/abs/2111.11057
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from yolo_attn.registry import register
 
 
 @register(
-    paper="Liu, Li, Hu, Luo, Luo, Chen: Learning to Aggregate Multi-Scale Context for Instance Segmentation in "
-    "Remote Sensing Images, TNNLS 2024, arXiv 2111.11057",
+    paper="Liu, Li, Hu, Luo, Luo, Chen: Learning to Aggregate Multi-Scale Context for Instance "
+    "Segmentation in Remote Sensing Images, TNNLS 2024, arXiv 2111.11057",
     aliases=("CA",),
     cost="time O(3 N C + 2 C d), memory O(N)",
     identity_at_start=True,
@@ -26,11 +26,12 @@ from yolo_attn.registry import register
 class ContextAggregation(nn.Module):
     """A global context vector, added to each position through its own gate.
 
-    ``a = sigma(w_a . x_n)``, ``k = softmax_n(w_k . x_n)``, ``y = W_m sum_n k_n (W_v x_n)``, ``z_n = x_n + a_n y``
-    with W_v: C -> d, W_m: d -> C.
+    ``a = sigma(w_a . x_n)``, ``k = softmax_n(w_k . x_n)``, ``y = W_m sum_n k_n (W_v x_n)``, ``z_n =
+    x_n + a_n y`` with W_v: C -> d, W_m: d -> C.
 
-    The weights k sum to 1, so W_v is applied once, to the weighted sum, instead of at all N positions: the same
-    result. The bias of ``w_k`` is left out, the softmax cancels it. The identity at the start (W_m is zero).
+    The weights k sum to 1, so W_v is applied once, to the weighted sum, instead of at all N
+    positions: the same result. The bias of ``w_k`` is left out, the softmax cancels it. The
+        identity at the start (W_m is zero).
 
     Args:
         channels: C of the input ``(B, C, H, W)``.

@@ -1,7 +1,8 @@
 """Coordinate attention.
 
 Qibin Hou, Daquan Zhou, Jiashi Feng.
-Coordinate Attention for Efficient Mobile Network Design. CVPR 2021. https://arxiv.org/abs/2103.02907
+Coordinate Attention for Efficient Mobile Network Design. CVPR 2021.
+https://arxiv.org/abs/2103.02907
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from yolo_attn.registry import register
 
 
 @register(
-    paper="Hou, Zhou, Feng: Coordinate Attention for Efficient Mobile Network Design, CVPR 2021, arXiv 2103.02907",
+    paper="Hou, Zhou, Feng: Coordinate Attention for Efficient Mobile Network Design, CVPR 2021, "
+    "arXiv 2103.02907",
     aliases=("CoordinateAttention",),
     cost="time O(N C + 2 (H + W) C m), memory O((H + W) C)",
     placement="inside inverted residuals and at the end of stages; here after P3, P4 or P5",
@@ -24,8 +26,9 @@ from yolo_attn.registry import register
 class CoordAtt(nn.Module):
     """Gate rows and columns: ``z[c,h,w] = x[c,h,w] * g_h[c,h] * g_w[c,w]``.
 
-    Row means and column means go together through ``f = h_swish(BN(W1 .))`` (C -> m), are split again, and give
-    ``g_h = sigma(W_h f_h)`` and ``g_w = sigma(W_w f_w)`` (m -> C). Not the identity at the start (about x/4).
+    Row means and column means go together through ``f = h_swish(BN(W1 .))`` (C -> m), are split
+    again, and give ``g_h = sigma(W_h f_h)`` and ``g_w = sigma(W_w f_w)`` (m -> C). Not the identity
+    at the start (about x/4).
 
     The paper's ``m = max(8, C/32)``; the bias of W1 is left out, BN holds it.
 

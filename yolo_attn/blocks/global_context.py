@@ -18,8 +18,8 @@ FUSIONS = {"add": ("add",), "mul": ("mul",), "both": ("mul", "add")}
 
 
 @register(
-    paper="Cao, Xu, Lin, Wei, Hu: GCNet: Non-local Networks Meet Squeeze-Excitation Networks and Beyond, "
-    "ICCV-W 2019, arXiv 1904.11492",
+    paper="Cao, Xu, Lin, Wei, Hu: GCNet: Non-local Networks Meet Squeeze-Excitation Networks and "
+    "Beyond, ICCV-W 2019, arXiv 1904.11492",
     aliases=("GC", "GCBlock"),
     cost="time O(N C + 2 C^2/r), memory O(N)",
     identity_at_start=True,
@@ -29,12 +29,13 @@ FUSIONS = {"add": ("add",), "mul": ("mul",), "both": ("mul", "add")}
 class GlobalContext(nn.Module):
     """One attention map for all positions, one context vector for all of them.
 
-    ``a = softmax_n(w_k . x_n)``, ``c = sum_n a_n x_n``, ``t(c) = W2 relu(LN(W1 c))`` with W1: C -> P, W2: P -> C;
-    ``add``: ``z = x + t(c)``; ``mul``: ``z = x * sigma(t(c))``; ``both``: ``z = x * sigma(t_mul(c)) + t_add(c)``.
+    ``a = softmax_n(w_k . x_n)``, ``c = sum_n a_n x_n``, ``t(c) = W2 relu(LN(W1 c))`` with W1: C ->
+    P, W2: P -> C; ``add``: ``z = x + t(c)``; ``mul``: ``z = x * sigma(t(c))``; ``both``: ``z = x *
+    sigma(t_mul(c)) + t_add(c)``.
 
-    With ``fusion: add`` the identity at the start; ``mul`` starts as x/2. The bias of ``w_k`` is left out: the
-    softmax cancels it. P from `rd_ratio` is at least 4: a LayerNorm over one element lets nothing through, over
-    two only a sign, where the paper's ``int(C/16)`` meets narrow layers.
+    With ``fusion: add`` the identity at the start; ``mul`` starts as x/2. The bias of ``w_k`` is
+    left out: the softmax cancels it. P from `rd_ratio` is at least 4: a LayerNorm over one element
+    lets nothing through, over two only a sign, where the paper's ``int(C/16)`` meets narrow layers.
 
     Args:
         channels: C of the input ``(B, C, H, W)``.

@@ -1,4 +1,4 @@
-"""Any block made to start as the identity, so that pretrained weights around it keep their meaning."""
+"""Any block made to start as the identity: pretrained weights around it keep their meaning."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ class IdentityStart(nn.Module):
         out = getattr(self.block, "out_channels", first)
         if out != first:
             raise YoloAttnError(
-                f"{cls.__name__}: identity_start needs as many output as input channels, got {first} -> {out}"
+                f"{cls.__name__}: identity_start needs as many output as input channels, got "
+                f"{first} -> {out}"
             )
         self.out_channels = first
         self.g = nn.Parameter(torch.zeros(1))

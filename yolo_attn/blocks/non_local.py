@@ -6,8 +6,6 @@ Non-local Neural Networks. CVPR 2018. https://arxiv.org/abs/1711.07971
 
 from __future__ import annotations
 
-from typing import Union
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -36,40 +34,45 @@ POOLS = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 @register(
     paper="Wang, Girshick, Gupta, He: Non-local Neural Networks, CVPR 2018, arXiv 1711.07971",
     aliases=("NL",),
-    cost="time O(N^2 d) (dot_product O(N d^2), concatenation O(N log N + N d)), memory O(N d), d = C/2",
+    cost="time O(N^2 d), dot_product O(N d^2), concatenation O(N log N + N d); memory O(N d); "
+    "d = C/2",
     identity_at_start=True,
-    placement="late backbone stages (the paper: before the last block of res4); here after P4 or P5",
+    placement="late backbone stages (the paper: before the last block of res4); here P4 or P5",
     width_options=("rd_channels",),
 )
 class NonLocal(nn.Module):
     """Every position reads every other: ``z_i = x_i + W_z (1/C(x)) sum_j f(x_i, x_j) g(x_j)``.
 
-    ``g = W_g x`` has ``d`` channels (C/2). The affinity f and its normaliser C(x), over M key positions:
+    ``g = W_g x`` has ``d`` channels (C/2). The affinity f and its normaliser C(x), over M key
+    positions:
 
     - ``gaussian``: ``exp(x_i . x_j)``, softmax over j
     - ``embedded_gaussian``: ``exp(theta_i . phi_j)``, softmax over j
     - ``dot_product``: ``theta_i . phi_j / M``
     - ``concatenation``: ``relu(w_f . [theta_i, phi_j]) / M``
 
-    No N x M matrix is formed: the softmax forms use fused attention, the dot product is associated as
-    ``theta (phi^T g)``, and concatenation is summed by sorting (:mod:`yolo_attn.ops.relu_affinity`).
-    The identity at the start: ``W_z`` (or the BN behind it) begins at zero.
+    No N x M matrix is formed: the softmax forms use fused attention, the dot product is associated
+    as ``theta (phi^T g)``, and concatenation is summed by sorting
+    (:mod:`yolo_attn.ops.relu_affinity`). The identity at the start: ``W_z`` (or the BN behind it)
+    begins at zero.
 
-    The bias of phi is left out where a softmax cancels it. Two defaults differ from popular ports: the paper
-    has no ``1/sqrt(d)`` (``scale: sqrt_d`` adds mmcv's), and sub-sampling is off (``sub_sample: after`` pools
-    phi and g as mmcv and AlexHex7 do, ``before`` pools their input as the authors' Caffe2 code does).
+    The bias of phi is left out where a softmax cancels it. Two defaults differ from popular ports:
+    the paper has no ``1/sqrt(d)`` (``scale: sqrt_d`` adds mmcv's), and sub-sampling is off
+    (``sub_sample: after`` pools phi and g as mmcv and AlexHex7 do, ``before`` pools their input as
+    the authors' Caffe2 code does).
 
     Args:
         channels: C of the input ``(B, C, H, W)``; 1-D and 3-D maps with ``dimension``.
         mode: The affinity, see above.
         rd_ratio: d as a share of C.
         rd_channels: d itself; overrides `rd_ratio`.
-        scale: ``none``, ``sqrt_d`` (divide the logits of a softmax mode by the square root of their width) or
-            a number to multiply them with.
+        scale: ``none``, ``sqrt_d`` (divide the logits of a softmax mode by the square root of their
+            width) or a number to multiply them with.
         sub_sample: ``none``, ``after`` or ``before``: max-pool keys and values by 2 in space.
         norm: ``bn`` (behind ``W_z``, as in the paper) or ``none``.
         dimension: 1, 2 or 3 (``B, C, T, H, W``).
-        group_size: With ``dimension: 3``, frames attend only within groups of this many; 0 for all frames.
+        group_size: With ``dimension: 3``, frames attend only within groups of this many; 0 for all
+            frames.
 
     Raises:
         YoloAttnError: An option's value is not accepted.
@@ -81,7 +84,7 @@ class NonLocal(nn.Module):
         mode: str = "embedded_gaussian",
         rd_ratio: float = 0.5,
         rd_channels: int | None = None,
-        scale: Union[str, float] = "none",
+        scale: str | float = "none",
         sub_sample: str = "none",
         norm: str = "bn",
         dimension: int = 2,
@@ -117,7 +120,7 @@ class NonLocal(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Normal(0, 0.01) convolutions, zero biases, zero last layer: the block starts as the identity."""
+        """Normal(0, 0.01) convolutions, zero biases, zero last layer: starts as the identity."""
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):
                 nn.init.zeros_(parameter)
@@ -170,8 +173,8 @@ class NonLocal(nn.Module):
     def _softmax_sum(self, x: Tensor) -> Tensor:
         q, k = self._queries_keys(x)
         if self.mode == "gaussian" and self.sub_sample != "after":
-            # The rows sum to 1, so g commutes with the weighted sum; values as wide as the keys are what the
-            # fused kernels want.
+            # The rows sum to 1, so g commutes with the weighted sum; values as wide as the keys are
+            # what the fused kernels want.
             y = untokens(attend(q, k, k, self.scale), like=x).to(x.dtype)
             return tokens(self.g(y))
         g = tokens(self._after(self.g(self._keys_input(x))))
@@ -246,7 +249,7 @@ def _projected(conv: nn.Module, weights: Tensor, x: Tensor) -> Tensor:
     return (w @ x.flatten(2)) + weights @ conv.bias
 
 
-def _scale(scale: Union[str, float], width: int, softmax: bool, mode: str) -> float:
+def _scale(scale: str | float, width: int, softmax: bool, mode: str) -> float:
     if isinstance(scale, (int, float)) and not isinstance(scale, bool):
         factor = float(scale)
     else:
@@ -254,6 +257,7 @@ def _scale(scale: Union[str, float], width: int, softmax: bool, mode: str) -> fl
         factor = 1.0 if scale == "none" else width**-0.5
     if not softmax and scale != "none":
         raise YoloAttnError(
-            f"NonLocal: scale={scale!r} is not accepted with mode={mode!r}, which has no softmax (accepted: 'none')"
+            f"NonLocal: scale={scale!r} is not accepted with mode={mode!r}, which has no softmax "
+            "(accepted: 'none')"
         )
     return factor

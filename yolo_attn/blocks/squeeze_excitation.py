@@ -23,13 +23,16 @@ GATES = {"sigmoid": F.sigmoid, "hard_sigmoid": F.hardsigmoid}
 
 
 @register(
-    paper="Hu, Shen, Albanie, Sun, Wu: Squeeze-and-Excitation Networks, CVPR 2018, arXiv 1709.01507",
+    paper="Hu, Shen, Albanie, Sun, Wu: Squeeze-and-Excitation Networks, CVPR 2018, "
+    "arXiv 1709.01507",
     cost="time O(N C + 2 C^2/r), memory O(C)",
-    placement="at the end of a residual branch, in every block of the backbone; here after a stage",
+    placement="at the end of a residual branch, in every block; here after a stage",
     width_options=("rd_channels",),
 )
 class SE(nn.Module):
-    """Scale each channel by a gate that sees all channel means: ``z = x * sigma(W2 relu(W1 mean_n x))``.
+    """Scale each channel by a gate that sees all channel means.
+
+    ``z = x * sigma(W2 relu(W1 mean_n x))``
 
     W1: C -> h, W2: h -> C, ``h = C * rd_ratio``. Not the identity at the start (about x/2).
 

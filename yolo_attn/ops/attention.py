@@ -22,8 +22,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float = 1.0) -> Tensor:
     if q.dim() == 3:
         return attend(q[:, None], k[:, None], v[:, None], scale)[:, 0]
     d, e = q.shape[-1], v.shape[-1]
-    # The fused kernels need one width for q, k and v (else they fall back to the N x M matrix). Zeros added
-    # to q and k leave every product as it is; zeros added to v give columns that are cut off again.
+    # The fused kernels need one width for q, k and v (else they fall back to the N x M matrix).
+    # Zeros added to q and k leave every product as it is; zeros added to v give columns that are
+    # cut off again.
     if d < e:
         q, k = F.pad(q, (0, e - d)), F.pad(k, (0, e - d))
     elif e < d:

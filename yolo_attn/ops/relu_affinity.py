@@ -1,11 +1,13 @@
 """``y_i = sum_j relu(a_i + b_j) g_j`` in O(N log N) time and O(N d) memory, exactly.
 
-Sort b. The j with ``a_i + b_j > 0`` are then a suffix, whose start a binary search for ``-a_i`` finds, and
+Sort b. The j with ``a_i + b_j > 0`` are then a suffix, whose start a binary search for ``-a_i``
+finds, and
 
     y_i = a_i * G_i + H_i,    G_i = sum_{j in suffix} g_j,    H_i = sum_{j in suffix} b_j g_j
 
-are two look-ups in suffix sums. The gradient has the same form with the roles of a and b exchanged, so the
-backward pass is the same look-up again: gathers only, no scatter, hence deterministic on any device.
+are two look-ups in suffix sums. The gradient has the same form with the roles of a and b exchanged,
+so the backward pass is the same look-up again: gathers only, no scatter, hence deterministic on any
+device.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ def relu_affinity(a: Tensor, b: Tensor, g: Tensor) -> Tensor:
 
 
 def _suffix_sums(threshold: Tensor, b: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
-    """``(sum_{j: b_j > threshold_i} g_j, sum_{j: b_j > threshold_i} b_j g_j)``, each ``(B, N, d)``."""
+    """``sum g_j`` and ``sum b_j g_j`` over ``b_j > threshold_i``, each ``(B, N, d)``."""
     b_sorted, order = b.sort(dim=1, descending=True)
     index = order[:, :, None].expand_as(g)
     g_sorted = g.gather(1, index)

@@ -1,1 +1,1 @@
-"""Everything that touches Ultralytics, one concern a file. See yolo_attn/autoload.py for what is redirected."""
+"""Everything that touches Ultralytics, one concern a file; autoload.py lists what is redirected."""

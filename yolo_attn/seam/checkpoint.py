@@ -8,7 +8,7 @@ from typing import Any
 
 
 def torch_safe_load(original: FunctionType, weight: Any, safe_only: bool | None = None) -> Any:
-    """Ultralytics' ``torch_safe_load``, with our blocks on torch's allow-list if loading is restricted."""
+    """Ultralytics' ``torch_safe_load``; under restricted loading our blocks are allowed."""
     if safe_only or (safe_only is None and original.__globals__.get("SAFE_LOAD", False)):
         allow_blocks()
     # Versions differ in the default of safe_only: pass it on only if it was given.
@@ -16,14 +16,15 @@ def torch_safe_load(original: FunctionType, weight: Any, safe_only: bool | None 
 
 
 def allow_blocks() -> None:
-    """Put every module class of registered blocks on the list of ``torch.load(weights_only=True)``."""
+    """Let ``torch.load(weights_only=True)`` build the modules of registered blocks."""
     import torch
     from torch import nn
 
     from yolo_attn.registry import block_info, list_blocks
+    from yolo_attn.seam import host_modules
 
     modules = {block_info(name).cls.__module__ for name in list_blocks()}
-    modules.add("yolo_attn.blocks.identity_start")
+    modules |= {"yolo_attn.blocks.identity_start", host_modules.__name__}
     torch.serialization.add_safe_globals(
         [
             cls

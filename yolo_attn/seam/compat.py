@@ -2,10 +2,11 @@
 
 | what | versions | what we do |
 |---|---|---|
-| ``check_yaml`` of the scale-less name first, of the name itself second | up to 8.3 | nothing: both are looked up |
+| ``check_yaml`` of the scale-less name first | up to 8.3 | nothing: both are looked up |
 | ``yaml_load``; ``YAML.load`` | up to 8.3.1xx; later | call the original ``yaml_model_load`` |
-| ``ULTRALYTICS_SAFE_LOAD``, ``torch_safe_load(safe_only=None)`` | from 8.4.61 on | allow-list our classes |
-| ``get_flops`` sees no attention products | up to 8.4.60 | count our blocks ourselves (seam/flops.py) |
+| ``ULTRALYTICS_SAFE_LOAD`` | from 8.4.61 on | allow-list our classes |
+| no ``Index`` row | 8.3.0 | our own stands in (seam/host_modules.py) |
+| ``get_flops`` sees no attention products | up to 8.4.60 | count our blocks (seam/flops.py) |
 """
 
 from __future__ import annotations
@@ -28,8 +29,11 @@ class UnexpectedHostError(YoloAttnError):
 
     def __init__(self, function: str, expected: str):
         super().__init__(
-            f"Ultralytics {host_version()}: {function} has not the shape that yolo_attn knows ({expected}); "
-            "stock models are not affected, models with yolo_attn blocks cannot be built with this version: "
-            f"install another one (tested: {OLDEST} and newer, see docs/compatibility.md) and please report "
+            f"Ultralytics {host_version()}: {function} has not the shape that yolo_attn knows "
+            f"({expected}); "
+            "stock models are not affected, models with yolo_attn blocks cannot be built with "
+            "this version: "
+            f"install another one (tested: {OLDEST} and newer, see docs/compatibility.md) and "
+            "please report "
             f"it to {REPORT}"
         )

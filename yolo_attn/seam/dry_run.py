@@ -29,14 +29,19 @@ def load_model_yaml(name: str) -> dict[str, Any]:
         from yolo_attn.seam.overlay import model_names
 
         raise YoloAttnError(
-            f"{name}: no such file{did_you_mean(Path(name).name, model_names()) or ','} neither here nor in "
+            f"{name}: no such file{did_you_mean(Path(name).name, model_names()) or ','} neither "
+            "here nor in "
             "the zoo (`yolo-attn zoo`) nor among Ultralytics' models"
         ) from None
     except YoloAttnError:
         raise
     except Exception as error:
-        raise YoloAttnError(f"{name}: cannot be read as a model YAML ({_one_line(error)})") from None
-    if not isinstance(d, dict) or not all(isinstance(d.get(k), list) and d[k] for k in ("backbone", "head")):
+        raise YoloAttnError(
+            f"{name}: cannot be read as a model YAML ({_one_line(error)})"
+        ) from None
+    if not isinstance(d, dict) or not all(
+        isinstance(d.get(k), list) and d[k] for k in ("backbone", "head")
+    ):
         raise YoloAttnError(f"{name}: not a model YAML (it has no backbone and head lists)")
     return d
 
@@ -68,7 +73,8 @@ def run(d: dict[str, Any], scale: str | None = None) -> tuple[torch.nn.Sequentia
         if scale or d.get("scale") not in d["scales"]:
             d["scale"] = scale or next(iter(d["scales"]))
     channels = d.get("channels", d.get("ch", 3))
-    # No storage and no random numbers: a model that is built afterwards starts as if this had not run.
+    # No storage and no random numbers: a model that is built afterwards starts as if this had not
+    # run.
     with torch.device("meta"), torch.no_grad():
         try:
             model, _ = tasks.parse_model(d, channels, False)

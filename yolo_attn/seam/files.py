@@ -16,7 +16,7 @@ def check_file(
     hard: bool = True,
     **kwargs: Any,
 ) -> Any:
-    """Ultralytics' ``check_file``; what it does not find is looked up among the YAMLs that we ship."""
+    """Ultralytics' ``check_file``; what it does not find may be a YAML that we ship."""
     try:
         found = original(file, suffix, download, download_dir, hard, **kwargs)
     except FileNotFoundError:

@@ -1,8 +1,9 @@
 """The GFLOPs that ``yolo`` prints, attention products included.
 
-Ultralytics' own count is kept for stock layers (so that a model and its baseline are counted alike). Our blocks are
-taken out for that count and counted by torch's ``FlopCounterMode`` on the true map sizes, on the meta device.
-Older versions of Ultralytics see no matrix products at all, or extrapolate them linearly in the image's area.
+Ultralytics' own count is kept for stock layers (so that a model and its baseline are counted
+alike). Our blocks are taken out for that count and counted by torch's ``FlopCounterMode`` on the
+true map sizes, on the meta device. Older versions of Ultralytics see no matrix products at all, or
+extrapolate them linearly in the image's area.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def _is_block(module: nn.Module) -> bool:
 def _count(
     model: nn.Module, blocks: list[str], height: int, width: int
 ) -> tuple[int, dict[str, list[tuple[int, float, float]]]]:
-    """FLOPs of our blocks, and for each the (channels, height ratio, width ratio) of its outputs."""
+    """FLOPs of our blocks, and (channels, height ratio, width ratio) of their outputs."""
     from torch.utils.flop_counter import FlopCounterMode
 
     meta = deepcopy(model).to("meta").eval().float()
@@ -115,7 +116,10 @@ class _Costless(nn.Module):
         first = x if isinstance(x, Tensor) else x[0]
         ys = [
             first.new_zeros(
-                first.shape[0], c, max(1, round(first.shape[2] * h)), max(1, round(first.shape[3] * w))
+                first.shape[0],
+                c,
+                max(1, round(first.shape[2] * h)),
+                max(1, round(first.shape[3] * w)),
             )
             for c, h, w in self.outputs
         ]

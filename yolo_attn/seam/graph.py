@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import Any, Union
+from typing import Any
 
 
 @dataclass(eq=False)
 class Node:
     """One row; `sources` are nodes (None is the image)."""
 
-    sources: list[Union[Node, None]]
+    sources: list[Node | None]
     single: bool  # whether `from` was one index rather than a list
     implicit: list[bool]  # whether a source was written -1
     rest: list[Any]  # repeats, module, args
@@ -22,7 +22,7 @@ class Node:
     label: str = ""  # how the overlay counts this row, for error messages
     in_head: bool = False
     replaced: bool = False
-    refines: Union[Node, None] = None  # the base row whose later readers an inserted row took over
+    refines: Node | None = None  # the base row whose later readers an inserted row took over
 
 
 @dataclass
@@ -33,14 +33,16 @@ class Graph:
 
     @classmethod
     def of(cls, backbone: list[Any], head: list[Any]) -> Graph:
-        """Read rows whose ``from`` indices are in range (see :func:`yolo_attn.seam.location.check_rows`)."""
+        """Read rows whose ``from`` indices are in range (see location.check_rows)."""
         graph = cls()
         for i, row in enumerate([*backbone, *head]):
             f, *rest = deepcopy(list(row))
             sources = f if isinstance(f, (list, tuple)) else [f]
             graph.nodes.append(
                 Node(
-                    sources=[None if i == 0 else graph.nodes[s if s >= 0 else i + s] for s in sources],
+                    sources=[
+                        None if i == 0 else graph.nodes[s if s >= 0 else i + s] for s in sources
+                    ],
                     single=not isinstance(f, (list, tuple)),
                     implicit=[s == -1 for s in sources],
                     rest=rest,
@@ -51,9 +53,10 @@ class Graph:
         return graph
 
     def insert(self, after: list[Node], rest: list[Any], label: str) -> Node:
-        """Put a row behind the last of the base rows `after`; it refines the first of them with the others.
+        """Put a row behind the last of the base rows `after`, refining the first with the others.
 
-        Rows that come later and read the first one (or what refined it before) read the new row instead.
+        Rows that come later and read the first one (or what refined it before) read the new row
+        instead.
 
         Args:
             after: Rows of the base; one makes a single-input row.
@@ -65,7 +68,7 @@ class Graph:
         """
         anchor = max(after, key=lambda node: node.base)
         position = self._behind(anchor)
-        sources: list[Union[Node, None]] = [self._as_seen_at(node, position) for node in after]
+        sources: list[Node | None] = [self._as_seen_at(node, position) for node in after]
         refined = sources[0]
         new = Node(
             sources=sources,
@@ -89,7 +92,7 @@ class Graph:
         return position
 
     def _as_seen_at(self, node: Node, position: int) -> Node:
-        """What a reader at `position` gets for a base row: the last row before it that refines it."""
+        """What a reader at `position` gets for a base row: the last row that refines it."""
         seen = node
         for candidate in self.nodes[:position]:
             if candidate.refines is node:

@@ -41,13 +41,15 @@ def check_rows(d: dict[str, Any], where: Location) -> None:
         for source in sources:
             if isinstance(source, bool) or not isinstance(source, int):
                 raise YoloAttnError(
-                    f"{where.of_layer(i)}: {m} has from={f!r} (accepted: a layer index, -1, or a list of them)"
+                    f"{where.of_layer(i)}: {m} has from={f!r} (accepted: a layer index, -1, or a "
+                    "list of them)"
                 )
             # The first row reads the image, as -1.
             if source >= i or source < -max(i, 1):
                 accepted = "-1 (the image)" if i == 0 else f"-{i} to {i - 1}"
                 raise YoloAttnError(
-                    f"{where.of_layer(i)}: {m} reads from={source}, out of range (accepted: {accepted})"
+                    f"{where.of_layer(i)}: {m} reads from={source}, out of range (accepted: "
+                    f"{accepted})"
                 )
         if isinstance(n, bool) or not isinstance(n, int) or n < 1:
             raise YoloAttnError(

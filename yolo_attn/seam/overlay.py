@@ -1,4 +1,4 @@
-"""Overlays: a YAML that says how it differs from a base, expanded to the plain Ultralytics YAML it stands for.
+"""Overlays: YAMLs that say how they differ from a base, expanded to what they stand for.
 
 ```yaml
 base: yolov8.yaml
@@ -28,8 +28,8 @@ from yolo_attn.seam.taps import find_taps
 OWN_KEYS = ("base", "insert", "replace", "identity_start")
 # What else parse_model and the model classes read from a model YAML.
 MODEL_KEYS = (
-    "nc", "scales", "scale", "activation", "depth_multiple", "width_multiple", "max_channels", "kpt_shape",
-    "channels", "ch", "reg_max", "end2end", "names", "task", "stride", "text_model", "inplace",
+    "nc", "scales", "scale", "activation", "depth_multiple", "width_multiple", "max_channels",
+    "kpt_shape", "channels", "ch", "reg_max", "end2end", "names", "task", "stride", "text_model",
 )  # fmt: skip
 
 
@@ -57,7 +57,10 @@ def syntax_error(path: Any, error: yaml.YAMLError) -> str:
     mark = getattr(error, "problem_mark", None)
     where = f" line {mark.line + 1} column {mark.column + 1}" if mark else ""
     problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-    return f"{path}{where}: not valid YAML ({problem}); check quotes, brackets, colons and indentation there"
+    return (
+        f"{path}{where}: not valid YAML ({problem}); check quotes, brackets, colons and "
+        "indentation there"
+    )
 
 
 def expand(overlay: dict[str, Any], path: Path, requested: Any, scale: str = "") -> dict[str, Any]:
@@ -70,8 +73,8 @@ def expand(overlay: dict[str, Any], path: Path, requested: Any, scale: str = "")
         scale: The scale letter of that name, or "".
 
     Returns:
-        A plain model dictionary; `yolo_attn` holds its provenance: the base's name, and for each row the index
-        that it had in the base (-1 for an inserted row).
+        A plain model dictionary; `yolo_attn` holds its provenance: the base's name, and for each
+        row the index that it had in the base (-1 for an inserted row).
 
     Raises:
         YoloAttnError: The overlay is at fault; names file and entry.
@@ -101,7 +104,9 @@ def _expand(
         after, rest = _row(entry, name, label, "after")
         nodes = _places(after, base, by_index, taps, f"{name} {label}")
         _check_inputs(rest[1], after, nodes, f"{name} {label}")
-        graph.insert(nodes, _with_identity(rest, identity_start), f"{label}: {rest[1]} after {_text(after)}")
+        graph.insert(
+            nodes, _with_identity(rest, identity_start), f"{label}: {rest[1]} after {_text(after)}"
+        )
 
     backbone, head = graph.rows()
     own = {k: deepcopy(v) for k, v in overlay.items() if k not in OWN_KEYS}
@@ -119,22 +124,29 @@ def _expand(
         "yaml_file": name,
         PROVENANCE: {
             "base": before["base"],
-            "rows": [n.base if n.base < 0 or earlier is None else earlier[n.base] for n in graph.nodes],
+            "rows": [
+                n.base if n.base < 0 or earlier is None else earlier[n.base] for n in graph.nodes
+            ],
             "replaced": [i for i, n in enumerate(graph.nodes) if n.replaced],
             "labels": [[i, n.label] for i, n in enumerate(graph.nodes) if n.label],
         },
     }
 
 
-def _load_base(overlay: dict[str, Any], path: Path, scale: str, chain: list[Path]) -> dict[str, Any]:
+def _load_base(
+    overlay: dict[str, Any], path: Path, scale: str, chain: list[Path]
+) -> dict[str, Any]:
     """The base as a plain model dictionary, with overlays below it expanded."""
     wanted = overlay["base"]
     if not isinstance(wanted, str) or not wanted.strip():
-        raise YoloAttnError(f"{path}: base={wanted!r} (accepted: the name of a model YAML, e.g. yolov8.yaml)")
+        raise YoloAttnError(
+            f"{path}: base={wanted!r} (accepted: the name of a model YAML, e.g. yolov8.yaml)"
+        )
     found = find_model_yaml(wanted, beside=path.parent)
     if found is None:
         raise YoloAttnError(
-            f"{path}: base {wanted!r} does not exist{did_you_mean(wanted, model_names())} (looked beside the "
+            f"{path}: base {wanted!r} does not exist{did_you_mean(wanted, model_names())} (looked "
+            "beside the "
             "overlay, in the zoo and among Ultralytics' models)"
         )
     if found.resolve() in chain:
@@ -144,12 +156,18 @@ def _load_base(overlay: dict[str, Any], path: Path, scale: str, chain: list[Path
     own_scale = scale or scale_of(wanted)
     if is_overlay(d):
         return _expand(d, found, str(found), own_scale, [*chain, found.resolve()])
-    if not isinstance(d, dict) or not all(isinstance(d.get(k), list) and d[k] for k in ("backbone", "head")):
-        raise YoloAttnError(f"{path}: base {found} is not a model YAML (it has no backbone and head lists)")
+    if not isinstance(d, dict) or not all(
+        isinstance(d.get(k), list) and d[k] for k in ("backbone", "head")
+    ):
+        raise YoloAttnError(
+            f"{path}: base {found} is not a model YAML (it has no backbone and head lists)"
+        )
     d["yaml_file"], d["scale"] = str(found), own_scale
     for i, row in enumerate([*d["backbone"], *d["head"]]):
         if not isinstance(row, (list, tuple)) or len(row) != 4:
-            raise YoloAttnError(f"{found} row {i}: {row!r} (accepted: [from, repeats, module, args])")
+            raise YoloAttnError(
+                f"{found} row {i}: {row!r} (accepted: [from, repeats, module, args])"
+            )
     check_rows(d, Location(d))
     return d
 
@@ -168,7 +186,7 @@ def without_scale(name: str) -> str:
 
 
 def find_model_yaml(name: str, beside: Path) -> Path | None:
-    """Find a model YAML beside another file, in the zoo, or in the Ultralytics package; None if nowhere."""
+    """Find a model YAML beside another file, in the zoo, or in Ultralytics; None if nowhere."""
     from ultralytics.utils import ROOT
 
     for candidate in (name, without_scale(name)):
@@ -194,13 +212,15 @@ def _check_keys(overlay: dict[str, Any], base: dict[str, Any], name: str) -> Non
     for key in overlay:
         if key in ("backbone", "head"):
             raise YoloAttnError(
-                f"{name}: {key!r} beside `base` (an overlay inserts into or replaces rows of its base; "
+                f"{name}: {key!r} beside `base` (an overlay inserts into or replaces rows of its "
+                "base; "
                 "drop `base` to write all rows yourself)"
             )
         if key not in OWN_KEYS and key not in MODEL_KEYS and key not in base:
             accepted = [*OWN_KEYS, *MODEL_KEYS]
             raise YoloAttnError(
-                f"{name}: unknown key {key!r}{did_you_mean(key, accepted)} (an overlay has {', '.join(OWN_KEYS)} "
+                f"{name}: unknown key {key!r}{did_you_mean(key, accepted)} (an overlay has "
+                f"{', '.join(OWN_KEYS)} "
                 "and keys of its base such as nc, scales, activation)"
             )
 
@@ -210,13 +230,17 @@ def _entries(overlay: dict[str, Any], key: str, name: str) -> list[Any]:
     if entries is None:
         return []
     if not isinstance(entries, list):
-        raise YoloAttnError(f"{name} {key}: {entries!r} (accepted: a list of [..., repeats, module, args])")
+        raise YoloAttnError(
+            f"{name} {key}: {entries!r} (accepted: a list of [..., repeats, module, args])"
+        )
     return entries
 
 
 def _row(entry: Any, name: str, label: str, first: str) -> tuple[Any, list[Any]]:
     if not isinstance(entry, (list, tuple)) or len(entry) != 4:
-        raise YoloAttnError(f"{name} {label}: {entry!r} (accepted: [{first}, repeats, module, args])")
+        raise YoloAttnError(
+            f"{name} {label}: {entry!r} (accepted: [{first}, repeats, module, args])"
+        )
     place, repeats, module, args = deepcopy(list(entry))
     if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
         raise YoloAttnError(f"{name} {label}: repeats={repeats!r} (accepted: a whole number >= 1)")
@@ -224,7 +248,8 @@ def _row(entry: Any, name: str, label: str, first: str) -> tuple[Any, list[Any]]
         raise YoloAttnError(f"{name} {label}: module={module!r} (accepted: a name)")
     if not isinstance(args, (list, dict)):
         raise YoloAttnError(
-            f"{name} {label}: args={args!r} (accepted: a list of options, or one mapping of keywords)"
+            f"{name} {label}: args={args!r} (accepted: a list of options, or one mapping of "
+            "keywords)"
         )
     _check_module(module, f"{name} {label}")
     args = args if isinstance(args, list) else [args]
@@ -243,9 +268,9 @@ def _row(entry: Any, name: str, label: str, first: str) -> tuple[Any, list[Any]]
 def _check_module(module: str, where: str) -> None:
     from ultralytics.nn import tasks
 
-    from yolo_attn.seam.parser import stock_module
+    from yolo_attn.seam.parser import known_module
 
-    if not stock_module(module, vars(tasks)) and find_block(module) is None:
+    if not known_module(module, vars(tasks)):
         hint = did_you_mean(module, known_names()) or ","
         raise YoloAttnError(
             f"{where}: unknown block {module!r}{hint} neither Ultralytics nor yolo_attn knows it "
@@ -260,7 +285,8 @@ def _check_inputs(module: str, after: Any, nodes: list[Node], where: str) -> Non
         wanted = str(low) if low == high else f"{low} to {high}"
         form = "a list of taps or indices" if high > 1 else "one tap or index"
         raise YoloAttnError(
-            f"{where}: {module} takes {wanted} input{'s' if wanted != '1' else ''}, after={_text(after)} gives "
+            f"{where}: {module} takes {wanted} input{'s' if wanted != '1' else ''}, "
+            f"after={_text(after)} gives "
             f"{len(nodes)} (write {form} as `after`)"
         )
 
@@ -271,25 +297,31 @@ def _places(
     """Rows of the base that `after` or `index` names."""
     places = at if isinstance(at, (list, tuple)) else [at]
     if not places:
-        raise YoloAttnError(f"{where}: after=[] (accepted: a tap, a layer index, or a list of them)")
+        raise YoloAttnError(
+            f"{where}: after=[] (accepted: a tap, a layer index, or a list of them)"
+        )
     last = len(by_index) - 1
     nodes = []
     for place in places:
         if isinstance(place, bool) or not isinstance(place, (int, str)):
-            raise YoloAttnError(f"{where}: after={place!r} (accepted: a tap such as P5, or a layer index)")
+            raise YoloAttnError(
+                f"{where}: after={place!r} (accepted: a tap such as P5, or a layer index)"
+            )
         if isinstance(place, str):
             if not taps:
                 taps.update(find_taps(base))
             if place not in taps:
                 listed = ", ".join(f"{tap}={i}" for tap, i in taps.items())
                 raise YoloAttnError(
-                    f"{where}: the base {Path(base['yaml_file']).name} has no tap {place!r} (it has {listed})"
+                    f"{where}: the base {Path(base['yaml_file']).name} has no tap {place!r} (it "
+                    f"has {listed})"
                 )
             place = taps[place]
         if not 0 <= place < last:
             what = "the head itself" if place == last else "out of range"
             raise YoloAttnError(
-                f"{where}: layer {place} of {Path(base['yaml_file']).name} is {what} (accepted: 0 to {last - 1}, "
+                f"{where}: layer {place} of {Path(base['yaml_file']).name} is {what} (accepted: 0 "
+                f"to {last - 1}, "
                 "counted in the base)"
             )
         nodes.append(by_index[place])

@@ -14,7 +14,7 @@ from yolo_attn.seam.overlay import expand, is_overlay, scale_of, syntax_error, w
 
 
 def yaml_model_load(original: FunctionType, path: Any) -> dict[str, Any]:
-    """Load a model YAML: a stock one as Ultralytics does, an overlay as the plain model it stands for."""
+    """Load a model YAML; an overlay as the plain model it stands for."""
     try:
         d = original(path)
     except Exception:
@@ -25,7 +25,9 @@ def yaml_model_load(original: FunctionType, path: Any) -> dict[str, Any]:
         return d
     file = _find(original, path)
     overlay = {k: v for k, v in d.items() if k not in ("scale", "yaml_file")}
-    return expand(overlay, file or Path(path), requested=path, scale=d.get("scale") or scale_of(path))
+    return expand(
+        overlay, file or Path(path), requested=path, scale=d.get("scale") or scale_of(path)
+    )
 
 
 def _find(original: FunctionType, path: Any) -> Path | None:
@@ -39,7 +41,7 @@ def _find(original: FunctionType, path: Any) -> Path | None:
 
 
 def _refuse_broken_yaml(file: Path | None) -> None:
-    """Explain a syntax error in a model that is meant for us; other files are Ultralytics' to explain."""
+    """Explain a syntax error in a model meant for us; others are Ultralytics' to explain."""
     if file is None or not _names_something_of_ours(file):
         return
     try:

@@ -1,8 +1,9 @@
 """Ultralytics' own ``parse_model`` with one more branch, for rows that name one of our blocks.
 
-A model without such rows goes to the untouched original. For a model with them, the installed version's source is
-rebuilt once: in its one loop over the rows, our rows skip the stock look-up, the stock evaluation of string
-arguments and the stock chain of ``if m in ...``; everything else (repeats, table, save list) is stock code.
+A model without such rows goes to the untouched original. For a model with them, the installed
+version's source is rebuilt once: in its one loop over the rows, our rows skip the stock look-up,
+the stock evaluation of string arguments and the stock chain of ``if m in ...``; everything else
+(repeats, table, save list) is stock code.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import nn
 from yolo_attn.errors import YoloAttnError, did_you_mean
 from yolo_attn.registry import BlockInfo, find_block, known_names
 from yolo_attn.seam.compat import UnexpectedHostError, host_version
+from yolo_attn.seam.host_modules import Index
 from yolo_attn.seam.location import Location, check_rows
 
 HELPER = "__yolo_attn_row__"
@@ -71,29 +73,36 @@ def stock_module(name: Any, tasks_globals: dict[str, Any]) -> bool:
     return isinstance(found, type) and issubclass(found, nn.Module)
 
 
+def known_module(name: Any, tasks_globals: dict[str, Any]) -> bool:
+    """Whether a row may name this module."""
+    return (
+        stock_module(name, tasks_globals) or name == Index.__name__ or find_block(name) is not None
+    )
+
+
 def _is_ours(name: Any, original: FunctionType) -> bool:
-    return not stock_module(name, original.__globals__) and find_block(name) is not None
+    return not stock_module(name, original.__globals__) and known_module(name, original.__globals__)
 
 
 def _refuse_misspelt_block(
     d: dict[str, Any], rows: list[Any] | None, original: FunctionType
 ) -> None:
-    """Name the nearest blocks for a module that nobody knows; a stock error would be a bare KeyError."""
+    """Name the nearest blocks for an unknown module; stock says a bare KeyError."""
     for i, row in enumerate(rows or ()):
         name = row[2]
         if (
             not isinstance(name, str)
-            or stock_module(name, original.__globals__)
+            or known_module(name, original.__globals__)
             or name in original.__globals__
         ):
             continue
-        if find_block(name) is not None:
-            continue
-        # Near one of ours, or in a model of ours: the error is ours to explain. Else it is Ultralytics'.
+        # Near one of ours, or in a model of ours: the error is ours to explain. Else it is
+        # Ultralytics'.
         hint = did_you_mean(name, known_names())
         if hint or "yolo_attn" in d or any(_is_ours(r[2], original) for r in rows or ()):
             raise YoloAttnError(
-                f"{Location(d).of_layer(i)}: unknown block {name!r}{hint or ','} neither Ultralytics "
+                f"{Location(d).of_layer(i)}: unknown block {name!r}{hint or ','} neither "
+                "Ultralytics "
                 f"{host_version()} nor yolo_attn knows it (`yolo-attn blocks` lists ours)"
             )
 
@@ -108,7 +117,7 @@ class Row:
 
 
 class Rows:
-    """Called by the extended ``parse_model`` at each row; returns a :class:`Row` for ours, None for stock rows."""
+    """Called by the extended ``parse_model`` at each row; None for stock rows."""
 
     def __init__(self, original: FunctionType, where: Location):
         self.original, self.where = original, where
@@ -121,15 +130,14 @@ class Rows:
         if not _is_ours(name, self.original):
             return None
         info = find_block(name)
-        assert info is not None
         try:
+            if info is None:
+                return self._index(args)
             return self._resolve(info, f, n, args, local)
         except YoloAttnError as error:
             raise YoloAttnError(f"{self.where.of_layer(i)}: {error}") from None
 
-    def _resolve(
-        self, info: BlockInfo, f: Any, n: Any, args: Any, local: dict[str, Any]
-    ) -> Row:
+    def _resolve(self, info: BlockInfo, f: Any, n: Any, args: Any, local: dict[str, Any]) -> Row:
         channels = self._channels(info, f, n, local["ch"])
         args = list(args) if isinstance(args, (list, tuple)) else [args]
         identity_start = False
@@ -139,7 +147,8 @@ class Rows:
             args = [*args[:-1], keywords]
             if not isinstance(identity_start, bool):
                 raise YoloAttnError(
-                    f"{info.name}: identity_start={identity_start!r} is not accepted (accepted: true, false)"
+                    f"{info.name}: identity_start={identity_start!r} is not accepted (accepted: "
+                    "true, false)"
                 )
         options = self._scaled(info, info.bind(args), local)
         cls: type[nn.Module] = info.cls
@@ -153,10 +162,18 @@ class Rows:
         out = getattr(probe, "out_channels", first)
         if n > 1 and out != channels:
             raise YoloAttnError(
-                f"{info.name} cannot be repeated (repeats={n}): it takes {channels} channels and gives {out}; "
+                f"{info.name} cannot be repeated (repeats={n}): it takes {channels} channels and "
+                f"gives {out}; "
                 "use repeats 1"
             )
         return Row(cls, positional, out)
+
+    @staticmethod
+    def _index(args: Any) -> Row:
+        """Ultralytics' ``Index`` row, on a release that does not have it."""
+        if not isinstance(args, (list, tuple)) or not 1 <= len(args) <= 2:
+            raise YoloAttnError(f"Index has args={args!r} (accepted: [channels, index])")
+        return Row(Index, list(args[1:]), args[0])
 
     def _channels(self, info: BlockInfo, f: Any, n: Any, ch: list[Any]) -> int | list[int]:
         sources = [f] if isinstance(f, int) else list(f)
@@ -181,7 +198,7 @@ class Rows:
 
     @staticmethod
     def _scaled(info: BlockInfo, options: list[Any], local: dict[str, Any]) -> list[Any]:
-        """Channel options scaled with the model's width, as Ultralytics scales those of its own modules."""
+        """Channel options scaled with the model's width, as Ultralytics scales its own."""
         from ultralytics.utils.ops import make_divisible
 
         width, max_channels = local.get("width", 1.0), local.get("max_channels", float("inf"))
@@ -219,13 +236,17 @@ def _extended_code(original: FunctionType) -> CodeType:
         try:
             lines, first = inspect.getsourcelines(original)
         except OSError as error:
-            raise UnexpectedHostError("parse_model", f"its source cannot be read: {error}") from None
+            raise UnexpectedHostError(
+                "parse_model", f"its source cannot be read: {error}"
+            ) from None
         tree = ast.parse(textwrap.dedent("".join(lines)))
         ast.increment_lineno(tree, first - 1)
         extended = ast.fix_missing_locations(extend(tree))
         module_code = compile(extended, original.__code__.co_filename, "exec")
         _CODE[original.__code__] = next(
-            c for c in module_code.co_consts if isinstance(c, CodeType) and c.co_name == original.__name__
+            c
+            for c in module_code.co_consts
+            if isinstance(c, CodeType) and c.co_name == original.__name__
         )
     return _CODE[original.__code__]
 
@@ -244,7 +265,8 @@ def extend(tree: ast.Module) -> ast.Module:
         "one loop `for i, (f, n, m, args) in enumerate(...)` over the rows",
     )
     lookup = _only(
-        [s for s in loop.body if _assigns(s, "m")], "one assignment `m = ...` that looks the module up"
+        [s for s in loop.body if _assigns(s, "m")],
+        "one assignment `m = ...` that looks the module up",
     )
     evaluation = _only(
         [s for s in loop.body if isinstance(s, ast.For) and _unparse(s.iter) == "enumerate(args)"],
@@ -254,16 +276,22 @@ def extend(tree: ast.Module) -> ast.Module:
         [s for s in loop.body if isinstance(s, ast.If) and _is_module_chain(s)],
         "one chain of `if m in ...`",
     )
-    assert isinstance(lookup, ast.Assign) and isinstance(evaluation, ast.For) and isinstance(chain, ast.If)
+    assert (
+        isinstance(lookup, ast.Assign)
+        and isinstance(evaluation, ast.For)
+        and isinstance(chain, ast.If)
+    )
 
     row = "__yolo_attn__"
     at = loop.body.index(lookup)
     loop.body.insert(at, _statement(f"{row} = {HELPER}(dict(locals()))", like=lookup))
     lookup.value = ast.copy_location(
-        ast.IfExp(_expression(f"{row} is not None"), _expression(f"{row}.m"), lookup.value), lookup.value
+        ast.IfExp(_expression(f"{row} is not None"), _expression(f"{row}.m"), lookup.value),
+        lookup.value,
     )
     evaluation.iter = ast.copy_location(
-        ast.IfExp(_expression(f"{row} is not None"), _expression("()"), evaluation.iter), evaluation.iter
+        ast.IfExp(_expression(f"{row} is not None"), _expression("()"), evaluation.iter),
+        evaluation.iter,
     )
     branch = ast.If(
         test=_expression(f"{row} is not None"),

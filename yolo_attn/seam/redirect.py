@@ -1,7 +1,8 @@
 """Send the calls of a function to a handler by exchanging its code object in place.
 
-In place, because Ultralytics' modules import these functions from each other by name: every name that anybody
-holds is the same function object. Standard library only: this runs while Ultralytics is being imported.
+In place, because Ultralytics' modules import these functions from each other by name: every name
+that anybody holds is the same function object. Standard library only: this runs while Ultralytics
+is being imported.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ _ORIGINALS: dict[str, FunctionType] = {}
 def redirect(function: Any, handler: str) -> bool:
     """Make `function` call ``handler(original, *arguments)``.
 
-    Signature, defaults, name and documentation stay; ``inspect.getsource`` still shows the original.
+    Signature, defaults, name and documentation stay; ``inspect.getsource`` still shows the
+    original.
 
     Args:
         function: A plain function of an Ultralytics module.
@@ -62,7 +64,7 @@ def _is_redirected(function: FunctionType) -> bool:
 
 
 def _as_text(function: FunctionType) -> tuple[str, str]:
-    """Parameters without defaults (the function object keeps those), and the call that passes all of them on."""
+    """Parameters (defaults stay on the function object) and the arguments that pass them on."""
     parameters, arguments = [], []
     star = False
     for p in inspect.signature(function).parameters.values():

@@ -1,6 +1,7 @@
 """Taps: names for places of a base, found by running it once without data.
 
-``P2 .. P7``: the last backbone row of stride 4 .. 128; ``N2 .. N7``: the rows that the head reads, by stride.
+``P2 .. P7``: the last backbone row of stride 4 .. 128; ``N2 .. N7``: the rows that the head reads,
+by stride.
 """
 
 from __future__ import annotations

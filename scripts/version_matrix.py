@@ -1,0 +1,108 @@
+"""Run the seam's tests against several releases of Ultralytics and write docs/compatibility.md.
+
+Each release is installed with ``pip install --target --no-deps`` beside the torch of this
+environment and put in front on PYTHONPATH. Releases before 8.3.2xx import tqdm, pandas and seaborn,
+which newer ones do not bring along.
+
+Example: python scripts/version_matrix.py --jobs 2
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+REPO = Path(__file__).resolve().parents[1]
+VERSIONS = ["8.3.0", "8.3.100", "8.3.253", "8.4.0", "8.4.60", "8.4.120", "8.4.150"]
+OLD_NEEDS = ["tqdm", "pandas", "seaborn", "psutil", "py-cpuinfo", "scipy"]
+SUITES = {
+    "hook and errors": ["tests/test_activation.py", "tests/test_errors.py"],
+    "stock untouched": ["tests/test_seam_stock.py"],
+    "parser": ["tests/test_seam_parser.py"],
+    "overlays": ["tests/test_seam_overlay.py"],
+    "GFLOPs": ["tests/test_seam_flops.py"],
+    "train, val, predict, export, resume, DDP": ["tests/test_train.py"],
+}
+
+
+def install(version: str, folder: Path) -> Path:
+    target = folder / version
+    if not (target / "ultralytics").is_dir():
+        pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(target)]
+        subprocess.run([*pip, f"ultralytics=={version}"], check=True)
+    return target
+
+
+def run_suite(target: Path | None, files: list[str], log: Path) -> str:
+    """Return ``passed``, or what failed; the output goes to `log`."""
+    path = os.pathsep.join(str(p) for p in (target, REPO) if p is not None)
+    env = {**os.environ, "YOLO_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files]
+    done = subprocess.run(pytest, cwd=REPO, env=env, capture_output=True, text=True)
+    log.write_text(done.stdout + done.stderr, encoding="utf-8")
+    counts = dict(
+        (what, int(n))
+        for n, what in re.findall(r"(\d+) (passed|failed|error|skipped)", done.stdout[-400:])
+    )
+    failed = counts.get("failed", 0) + counts.get("error", 0)
+    total = counts.get("passed", 0) + failed
+    skipped = f" ({counts['skipped']} skipped)" if counts.get("skipped") else ""
+    return f"{counts.get('passed', 0)}/{total}{skipped}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--versions", nargs="*", default=VERSIONS)
+    parser.add_argument(
+        "--folder", type=Path, default=Path(tempfile.gettempdir()) / "yolo-attn-versions"
+    )
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=REPO / "docs" / "compatibility.md")
+    args = parser.parse_args()
+
+    import torch
+    import ultralytics
+
+    args.folder.mkdir(parents=True, exist_ok=True)
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", *OLD_NEEDS], check=True)
+    targets: dict[str, Path | None] = {v: install(v, args.folder) for v in args.versions}
+    targets[ultralytics.__version__] = None
+
+    def row(version: str) -> str:
+        cells = []
+        for name, files in SUITES.items():
+            log = args.folder / f"{version}-{re.sub(r'[^a-z]+', '-', name.lower())}.log"
+            cells.append(run_suite(targets[version], files, log))
+            print(f"{version}: {name}: {cells[-1]}", flush=True)
+        return f"| {version} | " + " | ".join(cells) + " |"
+
+    with ThreadPoolExecutor(args.jobs) as pool:
+        rows = list(pool.map(row, targets))
+    python = ".".join(map(str, sys.version_info[:3]))
+    lines = [
+        "# Versions of Ultralytics",
+        "",
+        f"Written by `python scripts/version_matrix.py` with torch {torch.__version__}, Python "
+        f"{python}, on a CPU.",
+        "A cell is tests passed of tests run.",
+        "",
+        "| Ultralytics | " + " | ".join(SUITES) + " |",
+        "|" + "---|" * (len(SUITES) + 1),
+        *rows,
+        "",
+    ]
+    args.out.parent.mkdir(exist_ok=True)
+    args.out.write_text("\n".join(lines), encoding="utf-8")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

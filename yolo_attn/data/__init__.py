@@ -1,0 +1,1 @@
+"""Data sets: converters to the YOLO layout and the synthetic small-object set."""

@@ -1,0 +1,312 @@
+"""smallshapes: a small-object detection set drawn locally in seconds, the same bytes on every run.
+
+Textured backgrounds (multi-octave noise and gradients), clutter that is no object (strokes, blobs,
+irregular patches), and simple shapes of 6-24 px (square root of the box area) as the classes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+import yaml
+
+from yolo_attn.data.layout import MARK, whole_folder
+from yolo_attn.errors import YoloAttnError
+
+CLASSES = ("disk", "square", "triangle", "cross", "ring", "bar")
+PARAMETERS = "smallshapes.json"
+SUPERSAMPLE = 4  # shapes are drawn this much larger and averaged down
+MARGIN = 1.0  # pixels between an object and the image's edge
+THREADS = 4
+TRIES = 40  # places tried for an object before it is left out
+
+
+def make_smallshapes(
+    root: str | Path,
+    *,
+    image_size: int = 320,
+    train_images: int = 160,
+    val_images: int = 40,
+    object_size: tuple[float, float] = (6.0, 24.0),
+    objects: tuple[int, int] = (8, 24),
+    clutter: float = 0.5,
+    classes: int = 5,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> Path:
+    """Draw the set into `root` (images/{train,val}, labels/{train,val}), whole or not at all.
+
+    Calling it again with the same parameters finds the set and does nothing.
+
+    Args:
+        root: the folder to make.
+        image_size: side of the square images in pixels, at least 64.
+        train_images: number of training images.
+        val_images: number of validation images.
+        object_size: smallest and largest object (square root of the box area, pixels); sizes
+            are log-uniform between them, so half of the objects lie below the geometric mean.
+        objects: fewest and most objects in an image (uniform); objects do not overlap.
+        clutter: distractors for each object, on average; 0 draws none.
+        classes: number of classes, the first so many of disk, square, triangle, cross, ring, bar.
+        seed: another seed, another set. An image depends on seed, split and its number alone.
+        overwrite: replace a set that was made with other parameters.
+
+    Returns:
+        The resolved root.
+
+    Raises:
+        YoloAttnError: a parameter is out of range, or `root` holds something else.
+    """
+    parameters = {
+        "image_size": image_size,
+        "train_images": train_images,
+        "val_images": val_images,
+        "object_size": [float(s) for s in object_size],
+        "objects": list(objects),
+        "clutter": float(clutter),
+        "classes": classes,
+        "seed": seed,
+    }
+    _check(image_size, train_images, val_images, object_size, objects, clutter, classes, seed)
+    text = json.dumps({"by": MARK.lstrip("# "), "smallshapes": 1, **parameters}, indent=1) + "\n"
+    root = Path(root).resolve()
+    if _is_made(root, text):
+        return root
+    try:
+        with whole_folder(root, overwrite=overwrite, marker=PARAMETERS) as partial:
+            for number, (split, n) in enumerate((("train", train_images), ("val", val_images))):
+                images, labels = partial / "images" / split, partial / "labels" / split
+                images.mkdir(parents=True)
+                labels.mkdir(parents=True)
+
+                def make(i: int, number=number, images=images, labels=labels) -> None:
+                    image, rows = draw_image(
+                        np.random.default_rng([seed, number, i]),
+                        image_size,
+                        object_size,
+                        objects,
+                        clutter,
+                        classes,
+                    )
+                    _write_png(images / f"{i:05d}.png", image)
+                    lines = [f"{int(c)} " + " ".join(f"{v:.6f}" for v in b) for c, *b in rows]
+                    _write_text(labels / f"{i:05d}.txt", lines)
+
+                with ThreadPoolExecutor(THREADS) as pool:  # NumPy and OpenCV free the GIL
+                    for _ in pool.map(make, range(n)):
+                        pass
+            names = dict(enumerate(CLASSES[:classes]))
+            content = {"train": "images/train", "val": "images/val", "names": names}
+            _write_text(
+                partial / "data.yaml",
+                [MARK, *yaml.safe_dump(content, sort_keys=False).splitlines()],
+            )
+            _write_text(partial / PARAMETERS, text.splitlines())
+    except YoloAttnError:
+        # Two processes that start at once draw the same set; the second finds the first one's.
+        if not _is_made(root, text):
+            raise
+    return root
+
+
+def draw_image(
+    rng: np.random.Generator,
+    image_size: int,
+    object_size: tuple[float, float],
+    objects: tuple[int, int],
+    clutter: float,
+    classes: int,
+) -> tuple[np.ndarray, list[tuple[float, ...]]]:
+    """Draw one image.
+
+    Returns:
+        The image ``(image_size, image_size, 3)`` uint8 and the labels, one
+        ``(class, x, y, w, h)`` an object, centre and size as fractions of the side.
+    """
+    canvas = _background(rng, image_size)
+    n = int(rng.integers(objects[0], objects[1] + 1))
+    for _ in range(int(rng.poisson(n * clutter))):
+        _distractor(rng, canvas, object_size)
+    rows: list[tuple[float, ...]] = []
+    taken = np.zeros((0, 4))
+    low, high = np.log(object_size[0]), np.log(object_size[1])
+    for _ in range(n):
+        cls = int(rng.integers(classes))
+        size = float(np.exp(rng.uniform(low, high)))
+        contours = _unit_shape(CLASSES[cls], rng)
+        span = np.ptp(contours[0], axis=0)  # the outer contour comes first
+        contours = [c * (size / math.sqrt(span[0] * span[1])) for c in contours]
+        lo, hi = contours[0].min(0), contours[0].max(0)
+        for _ in range(TRIES):
+            centre = rng.uniform(MARGIN - lo, image_size - MARGIN - hi)
+            box = np.concatenate([centre + lo, centre + hi])
+            gap = np.maximum(box[:2] - taken[:, 2:], taken[:, :2] - box[2:]).max(1)
+            if (gap > 2).all():
+                taken = np.vstack([taken, box])
+                _paint(rng, canvas, [c + centre for c in contours], contrast=(60, 120))
+                x1, y1, x2, y2 = box / image_size
+                rows.append((cls, (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1))
+                break
+    canvas = cv2.GaussianBlur(canvas, (3, 3), float(rng.uniform(0.3, 0.6)))
+    noise = rng.standard_normal((image_size, image_size, 1), dtype=np.float32)
+    canvas += np.float32(rng.uniform(1, 5)) * noise
+    return np.clip(np.rint(canvas), 0, 255).astype(np.uint8), rows
+
+
+def _background(rng: np.random.Generator, size: int) -> np.ndarray:
+    """Multi-octave noise, mostly grey with a tint, plus a linear gradient: (size, size, 3)."""
+    roughness, amplitude, cells = rng.uniform(0.3, 0.6), rng.uniform(25, 45), 2
+    canvas = np.zeros((cells, cells, 3), np.float32)
+    while cells < size:
+        octave = rng.uniform(-1, 1, (cells, cells, 1))
+        if cells <= 6:  # coarse octaves have a tint, fine ones are grey
+            octave = octave + 0.25 * rng.uniform(-1, 1, (cells, cells, 3))
+        canvas += (amplitude * octave).astype(np.float32)
+        amplitude, cells = amplitude * roughness, min(cells * 3, size)
+        canvas = cv2.resize(canvas, (cells, cells), interpolation=cv2.INTER_CUBIC)
+    angle, slope = rng.uniform(0, 2 * np.pi), rng.uniform(0, 50)
+    axis = slope * (np.arange(size) / size - 0.5)
+    ramp = np.cos(angle) * axis[None, :] + np.sin(angle) * axis[:, None]
+    colour = rng.uniform(80, 170) + rng.uniform(-15, 15, 3)
+    canvas += ramp.astype(np.float32)[..., None]
+    canvas += colour.astype(np.float32)
+    return canvas
+
+
+def _unit_shape(name: str, rng: np.random.Generator) -> list[np.ndarray]:
+    """Contours of a shape about the origin, outer one first: each (n, 2)."""
+    turn = np.linspace(0, 2 * np.pi, 48, endpoint=False)
+    circle = np.stack([np.cos(turn), np.sin(turn)], 1)
+    tilt = rng.uniform(-0.3, 0.3)
+    if name == "disk":
+        return [circle * [1, rng.uniform(0.85, 1.15)]]
+    if name == "ring":
+        return [circle, circle * rng.uniform(0.5, 0.6)]
+    if name == "square":
+        points = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]], float)
+    elif name == "triangle":
+        points = np.array([[0, -1], [1, 0.9], [-1, 0.9]], float)
+    elif name == "cross":
+        a = rng.uniform(0.26, 0.36)
+        points = np.array(
+            [[-a, -1], [a, -1], [a, -a], [1, -a], [1, a], [a, a]]
+            + [[a, 1], [-a, 1], [-a, a], [-1, a], [-1, -a], [-a, -a]]
+        )
+    else:  # bar
+        points = np.array([[-1, -0.3], [1, -0.3], [1, 0.3], [-1, 0.3]])
+        tilt += np.pi / 2 * int(rng.integers(2))
+    cos, sin = np.cos(tilt), np.sin(tilt)
+    return [points @ np.array([[cos, sin], [-sin, cos]])]
+
+
+def _distractor(
+    rng: np.random.Generator, canvas: np.ndarray, object_size: tuple[float, float]
+) -> None:
+    """Paint a stroke, a soft blob or a ragged patch somewhere."""
+    size = canvas.shape[0]
+    centre = rng.uniform(0, size, 2)
+    kind = int(rng.integers(3))
+    if kind == 0:  # a curved stroke, longer than any object
+        t = np.linspace(-1, 1, 12)
+        length, bend = rng.uniform(1.5, 4) * object_size[1], rng.uniform(-0.3, 0.3)
+        line = np.stack([t * length / 2, bend * length * t * t], 1)
+        width = rng.uniform(1, 2.5)
+        outline = np.vstack([line, line[::-1] + [0, width]])
+        angle = rng.uniform(0, 2 * np.pi)
+        cos, sin = np.cos(angle), np.sin(angle)
+        outline = outline @ np.array([[cos, sin], [-sin, cos]])
+        _paint(rng, canvas, [outline + centre], contrast=(25, 70))
+    elif kind == 1:  # a soft blob without an edge
+        sigma = rng.uniform(1.0, 2.5) * object_size[1] / 3
+        reach = int(3 * sigma)
+        x, y = np.rint(centre).astype(int)
+        ys = slice(max(y - reach, 0), min(y + reach + 1, size))
+        xs = slice(max(x - reach, 0), min(x + reach + 1, size))
+        yy, xx = np.mgrid[ys, xs]
+        bump = np.exp(-((xx - x) ** 2 + (yy - y) ** 2) / (2 * sigma**2))
+        canvas[ys, xs] += bump[..., None] * rng.choice([-1, 1]) * rng.uniform(25, 60)
+    else:  # a ragged patch, larger than any object
+        turn = np.sort(rng.uniform(0, 2 * np.pi, 14))
+        radius = rng.uniform(0.4, 1.0, 14) * rng.uniform(0.9, 1.6) * object_size[1]
+        outline = np.stack([np.cos(turn), np.sin(turn)], 1) * radius[:, None]
+        _paint(rng, canvas, [outline + centre], contrast=(15, 45))
+
+
+def _paint(
+    rng: np.random.Generator,
+    canvas: np.ndarray,
+    contours: Sequence[np.ndarray],
+    contrast: tuple[float, float],
+) -> None:
+    """Fill contours (even-odd, so a second one is a hole), antialiased, off the local grey."""
+    size = canvas.shape[0]
+    lo = np.maximum(np.floor(contours[0].min(0)).astype(int) - 1, 0)
+    hi = np.minimum(np.ceil(contours[0].max(0)).astype(int) + 1, size)
+    width, height = hi - lo
+    if width <= 0 or height <= 0:
+        return
+    mask = np.zeros((height * SUPERSAMPLE, width * SUPERSAMPLE), np.uint8)
+    # Minus a half: OpenCV counts from pixel centres, our coordinates from pixel edges.
+    points = [np.rint(((c - lo) * SUPERSAMPLE - 0.5) * 16).astype(np.int32) for c in contours]
+    cv2.fillPoly(mask, points, 255, shift=4)
+    mask = cv2.resize(mask, (int(width), int(height)), interpolation=cv2.INTER_AREA)
+    cover = mask[..., None] / np.float32(255)
+    patch = canvas[lo[1] : hi[1], lo[0] : hi[0]]
+    local = patch.mean()
+    # Away from the nearer end of the range, mostly, so that the step is visible.
+    sign = 1 if rng.uniform(60, 195) > local else -1
+    colour = local + sign * rng.uniform(*contrast) + rng.uniform(-25, 25, 3)
+    patch += cover * (np.clip(colour, 0, 255).astype(np.float32) - patch)
+
+
+def _check(
+    image_size: int,
+    train_images: int,
+    val_images: int,
+    object_size: tuple[float, float],
+    objects: tuple[int, int],
+    clutter: float,
+    classes: int,
+    seed: int,
+) -> None:
+    faults = {
+        f"image_size={image_size}: at least 64": image_size < 64,
+        f"train_images={train_images}: at least 1": train_images < 1,
+        f"val_images={val_images}: at least 1": val_images < 1,
+        f"object_size={object_size}: two sizes, 2 <= smallest <= largest <= image_size / 4": not (
+            2 <= object_size[0] <= object_size[1] <= image_size / 4
+        ),
+        f"objects={objects}: two counts, 0 <= fewest <= most": not 0 <= objects[0] <= objects[1],
+        f"clutter={clutter}: 0 or more": not 0 <= clutter < math.inf,
+        f"classes={classes}: 1 to {len(CLASSES)} ({', '.join(CLASSES)})": (
+            not 1 <= classes <= len(CLASSES)
+        ),
+        f"seed={seed}: 0 or more": seed < 0,
+    }
+    for fault, holds in faults.items():
+        if holds:
+            raise YoloAttnError(f"smallshapes: {fault}")
+
+
+def _is_made(root: Path, parameters: str) -> bool:
+    try:
+        return (root / PARAMETERS).read_text(encoding="utf-8") == parameters
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _write_png(path: Path, image: np.ndarray) -> None:
+    ok, data = cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    if not ok:
+        raise OSError(f"{path}: OpenCV could not encode the image")
+    path.write_bytes(data.tobytes())
+
+
+def _write_text(path: Path, lines: Sequence[str]) -> None:
+    path.write_bytes("".join(f"{line}\n" for line in lines).encode())
