@@ -25,7 +25,7 @@ VARIANTS = {
         {"mode": "concatenation", "sub_sample": "after", "norm": "none"},
         {"scale": "sqrt_d", "sub_sample": "before", "norm": "none"},
     ],
-    "GlobalContext": [{"pooling": "avg"}],
+    "GlobalContext": [{"pooling": "avg"}, {"fusion": "mul"}, {"fusion": "both"}],
     "SE": [{"pool": "avg_max", "norm": "bn", "act": "silu", "gate": "hard_sigmoid", "bias": False}],
 }
 BLOCKS = list_blocks()
@@ -236,7 +236,8 @@ def test_identity_at_the_start_where_declared(name: str, options: dict) -> None:
     for mode in (True, False):
         y = outputs(block.train(mode)(x))[0]
         same = y.shape == first.shape and torch.equal(y, first)
-        assert same == block_info(name).identity_at_start
+        declared = getattr(block, "starts_as_identity", block_info(name).identity_at_start)
+        assert same == declared and (options or declared == block_info(name).identity_at_start)
 
 
 @each_case

@@ -132,8 +132,9 @@ def test_voc_counts_all_that_it_drops_or_alters(voc, tmp_path):
         "outside the image": 1,
         "unknown class": 1,
         "difficult (kept in annotations/, not a label)": 1,
+        "with their image: image missing": 1,
     }
-    assert sum(train.dropped_boxes.values()) + train.boxes == 7
+    assert sum(train.dropped_boxes.values()) + train.boxes == 7 + 1
     assert sum(train.dropped_images.values()) == 4
     assert {"listed twice", "image missing", "annotation missing"} < set(train.dropped_images)
     assert train.altered["box clipped at the image's edge"] == 1
@@ -262,7 +263,7 @@ def row(bbox, **more) -> dict:
     return {"image_id": 7, "category_id": 9, "bbox": bbox, **more}
 
 
-def test_coco_keeps_crowds_and_areas_beside_the_labels(tmp_path):
+def test_coco_keeps_crowds_areas_and_unusable_boxes_beside_the_labels(tmp_path):
     annotations = [
         row([10, 5, 10, 10], id=5, area=33.5),
         row([10, 5, 10, 10], id=6),
@@ -287,10 +288,13 @@ def test_coco_keeps_crowds_and_areas_beside_the_labels(tmp_path):
     kept = json.loads((tmp_path / "dst" / "annotations" / "val.json").read_text())
     assert [(a["id"], a["area"], a["iscrowd"]) for a in kept["annotations"]] == [
         (5, 33.5, 0),
+        (6, 100, 0),
         (7, 400, 1),
         (8, 300, 0),
+        (9, 0, 0),
+        (10, 50, 0),
     ]
-    assert kept["annotations"][2]["bbox"] == [30, 5, 30, 10] and kept["images"][0]["id"] == 7
+    assert kept["annotations"][3]["bbox"] == [30, 5, 30, 10] and kept["images"][0]["id"] == 7
     data = yaml.safe_load(report.data_yaml.read_text())
     assert data["train"] == data["val"] == "images/train" and "path" not in data
     assert any("same images" in note for note in report.notes)
@@ -341,6 +345,7 @@ def test_coco_standard_layout(tmp_path):
         (coco_file(annotations=[row([1, 2, 3, float("nan")])]), "expected a number, found nan"),
         (coco_file(annotations=[row([1, 2, 3, 4], iscrowd=[1])]), "'iscrowd' should be"),
         (coco_file(annotations=[row([1, 2, 3, 4], category_id="9")]), "'category_id' should be"),
+        (coco_file(categories=[{"id": 9, "name": "a\ud800"}]), "not valid Unicode"),
     ],
 )
 def test_coco_garbage_is_one_error_that_names_file_and_element(tmp_path, content, says):
@@ -383,4 +388,45 @@ def test_nothing_left_is_an_error(tmp_path):
     src = coco_set(tmp_path / "src", coco_file(images=[{"id": 7, "file_name": "lost.jpg"}]))
     with pytest.raises(YoloAttnError, match="no image is left .*image missing"):
         convert_coco(src, tmp_path / "dst")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["src"]
+
+
+def test_coco_annotation_ids_that_coco_eval_cannot_use_are_made_new_and_noted(tmp_path):
+    rows = [row([10, 5, 10, 10], id=0), row([1, 5, 10, 10], id=3)]
+    report = convert_coco(coco_set(tmp_path / "src", coco_file(annotations=rows)), tmp_path / "dst")
+    kept = json.loads((tmp_path / "dst" / "annotations" / "train.json").read_text())
+    assert [a["id"] for a in kept["annotations"]] == [1, 2]
+    assert sum("new annotation ids" in note for note in report.notes) == 1
+
+
+@pytest.mark.parametrize("name", ["x" * 3000, "a\nb", "no\0such"])
+def test_strange_names_are_counted_on_one_short_line(voc, tmp_path, name):
+    (voc / "splits" / "train.txt").write_text(f"a\n{name}\n")
+    report = convert_voc(voc, tmp_path / "dst")
+    assert sum(report.splits["train"].dropped_images.values()) == 1
+    assert all(len(line) < 200 and line.isprintable() for line in report.lines())
+
+    images = [*coco_file()["images"], {"id": 8, "file_name": name.replace("\0", "")}]
+    report = convert_coco(
+        coco_set(tmp_path / "coco", coco_file(images=images)), tmp_path / "dst", overwrite=True
+    )
+    assert report.splits["train"].dropped_images == {"image missing": 1}
+    assert all(len(line) < 200 and line.isprintable() for line in report.lines())
+
+
+@pytest.mark.parametrize("corner", [1e200, 1e308])
+def test_boxes_beyond_all_bounds_leave_no_infinity_in_the_json(voc, tmp_path, corner):
+    (voc / "annotations" / "a.xml").write_text(xml(obj(-corner, -corner, corner, corner)))
+    report = convert_voc(voc, tmp_path / "dst")
+    assert report.splits["train"].dropped_boxes == {"size beyond all bounds": 1}
+    assert "Infinity" not in (tmp_path / "dst" / "annotations" / "train.json").read_text()
+
+
+def test_full_disk_is_one_error_and_leaves_nothing(voc, tmp_path, monkeypatch):
+    def full(src, dst):
+        raise OSError(28, "No space left on device", str(dst))
+
+    monkeypatch.setattr("yolo_attn.data.layout.shutil.copyfile", full)
+    with pytest.raises(YoloAttnError, match="could not be made .*No space left"):
+        convert_voc(voc, tmp_path / "dst")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["src"]

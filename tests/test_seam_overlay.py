@@ -169,6 +169,8 @@ def test_identity_start_wraps_only_what_does_not_start_as_the_identity(write) ->
     assert type(model[5]).__name__ == "IdentityStart" and type(model[11]).__name__ == "NonLocal"
     x = torch.randn(1, 64, 4, 4)
     assert torch.equal(model[5](x), x)
+    d = overlay(write, "  - [P3, 1, GC, [{fusion: mul, identity_start: true}]]")
+    assert type(run(d)[0][5]).__name__ == "IdentityStart"
     d = overlay(write, "  - [P3, 1, SE, [{rd_ratio: 0.5, identity_start: true}]]")
     assert type(run(d)[0][5]).__name__ == "IdentityStart"
 

@@ -157,6 +157,11 @@ def test_a_strange_name_in_a_stock_model_is_left_to_ultralytics() -> None:
         tasks.parse_model(model_with([-1, 1, "Zzyzx", []]), 3, False)
 
 
+def test_none_of_our_names_means_something_to_ultralytics() -> None:
+    taken = [n for n in yolo_attn.registry.known_names() if parser.stock_module(n, vars(tasks))]
+    assert not taken
+
+
 def broken_hosts():
     source = inspect.getsource(STOCK)
     yield "no loop", source.replace("for i, (f, n, m, args) in", "for j, (f, n, m, args) in")

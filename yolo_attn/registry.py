@@ -35,7 +35,8 @@ class BlockInfo:
         aliases: Other names.
         cost: What dominates, in ``N = H*W`` and ``C``.
         identity_at_start: Whether the output equals the (first) input before training, with default
-            options.
+            options. Where that depends on the options, the block has an attribute
+            `starts_as_identity`.
         placement: Where the paper puts the block, in one sentence.
         width_options: Options that are channel counts; a YAML row has them scaled with the model's
             width, as Ultralytics does for its own modules.

@@ -62,6 +62,7 @@ class GlobalContext(nn.Module):
         check_choice("GlobalContext", "fusion", fusion, FUSIONS)
         planes = reduced_channels("GlobalContext", channels, rd_ratio, rd_channels, minimum=4)
         self.out_channels = channels
+        self.starts_as_identity = fusion == "add"
         self.mask = nn.Conv2d(channels, 1, 1, bias=False) if pooling == "att" else None
         for name in FUSIONS[fusion]:
             self.add_module(name, ContextTransform(channels, planes))

@@ -11,6 +11,9 @@ from yolo_attn.errors import YoloAttnError
 class IdentityStart(nn.Module):
     """``x + g * (block(x) - x)`` with one learned g that starts at 0; x is the (first) input.
 
+    Not for a block that starts as the identity by itself: with g = 0 and block(x) = x neither of
+    them would ever get a gradient.
+
     Args:
         cls: The block's class.
         channels: Its channels.

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from yolo_attn.data.layout import (
     SPLITS,
-    ConversionReport,
     LabelledBox,
     Progress,
-    SplitReport,
     YoloWriter,
     check_apart,
     check_free,
     finite,
     whole_folder,
 )
+from yolo_attn.data.report import ConversionReport, SplitReport
 from yolo_attn.errors import YoloAttnError
 
 
@@ -52,8 +52,9 @@ def convert_coco(
     (annotations/instances_train*.json, instances_val*.json, images in folders train*, val*).
 
     Classes are numbered in the order of their category ids. Boxes are clipped to the image in the
-    labels only; annotations/<split>.json keeps them as they were, with crowd regions, true areas
-    and the original ids.
+    labels only; annotations/<split>.json keeps every box of the images and categories in the set
+    as it was, with crowd regions, true areas and the original ids, so that scores against it are
+    scores against the source.
 
     Args:
         src: the source; never changed.
@@ -93,7 +94,7 @@ def convert_coco(
     index = {category["id"]: i for i, category in enumerate(categories)}
     done, total = 0, sum(len(content["images"]) for content in read)
     with whole_folder(dst, overwrite=overwrite) as partial:
-        writer = YoloWriter(partial, report, categories)
+        writer = YoloWriter(partial, report, categories, verbatim=True)
         for source, content in zip(sources, read):
             first = source.splits[0]
             counts = report.splits.setdefault(first, SplitReport())
@@ -104,11 +105,10 @@ def convert_coco(
                 if progress:
                     progress(done, total)
                 path = source.images / image.file_name
-                if not path.is_file():
-                    counts.count("dropped_images", "image missing", image.file_name)
-                    lost = len(boxes.get(image.id, ()))
-                    for _ in range(lost):
-                        counts.count("dropped_boxes", "image missing", image.file_name)
+                if not os.path.isfile(path):  # unlike Path.is_file, False for a name too long
+                    counts.drop_image(
+                        "image missing", image.file_name, len(boxes.get(image.id, ()))
+                    )
                     continue
                 writer.add(
                     first,
@@ -188,6 +188,13 @@ def _get(row: dict[str, Any], key: str, kinds: tuple[type, ...], where: str) -> 
         wanted = " or ".join(k.__name__ for k in kinds)
         found = repr(value)[:40] if key in row else "nothing"
         raise YoloAttnError(f"{where}: '{key}' should be {wanted}, found {found}; correct it")
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:  # "\\ud800" is a JSON string, but no text that a file can hold
+            raise YoloAttnError(
+                f"{where}: '{key}' {value!r:.40} is not valid Unicode; correct it"
+            ) from None
     return value
 
 

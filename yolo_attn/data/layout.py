@@ -21,95 +21,18 @@ from typing import Any
 import yaml
 from PIL import Image
 
+from yolo_attn.data.report import DATA_YAML, ConversionReport, SplitReport
 from yolo_attn.errors import YoloAttnError
 
 SPLITS = ("train", "val", "test")
-DATA_YAML = "data.yaml"
 MARK = "# Written by yolo-attn"
 SUFFIXES = frozenset(
     ".avif .bmp .dng .heic .heif .jp2 .jpeg .jpeg2000 .jpg .mpo .png .tif .tiff .webp".split()
 )  # what Ultralytics lists as images
 MIN_SIDE = 10  # Ultralytics calls a smaller image corrupt
 EXIF_ORIENTATION, SIDEWAYS = 274, (5, 6, 7, 8)
-EXAMPLES = 3
 
 Progress = Callable[[int, int], None]
-
-
-@dataclass
-class SplitReport:
-    """What happened to one split: kept, dropped (by reason) and altered (by reason)."""
-
-    images: int = 0
-    boxes: int = 0
-    dropped_images: Counter[str] = field(default_factory=Counter)
-    dropped_boxes: Counter[str] = field(default_factory=Counter)
-    altered: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, list[str]] = field(default_factory=dict)
-
-    def count(self, kind: str, reason: str, where: str) -> None:
-        """Add one to `kind` ("dropped_images", "dropped_boxes", "altered"), with its place."""
-        getattr(self, kind)[reason] += 1
-        places = self.examples.setdefault(reason, [])
-        if len(places) < EXAMPLES:
-            places.append(where)
-
-
-@dataclass
-class ConversionReport:
-    """What a conversion wrote, and what it dropped and why."""
-
-    dst: Path
-    classes: list[str]
-    splits: dict[str, SplitReport] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def data_yaml(self) -> Path:
-        """The dataset YAML for ``yolo train data=...``."""
-        return self.dst / DATA_YAML
-
-    def lines(self) -> list[str]:
-        """The report for a person, one line a fact."""
-        names = ", ".join(self.classes[:8]) + (", ..." if len(self.classes) > 8 else "")
-        out = [f"{self.data_yaml}: {_plural(len(self.classes), 'class', 'classes')} ({names})"]
-        for name, split in self.splits.items():
-            kept = f"{_plural(split.images, 'image')}, {_plural(split.boxes, 'box', 'boxes')}"
-            out.append(f"{name}: kept {kept}")
-            for verb, one, many, reasons in (
-                ("dropped", "image", "images", split.dropped_images),
-                ("dropped", "box", "boxes", split.dropped_boxes),
-                ("altered or noticed", "case", "cases", split.altered),
-            ):
-                for reason, n in reasons.most_common():
-                    places = ", ".join(split.examples[reason])
-                    more = ", ..." if n > len(split.examples[reason]) else ""
-                    out.append(f"  {verb} {_plural(n, one, many)}: {reason} ({places}{more})")
-        return out + [f"note: {note}" for note in self.notes]
-
-    def as_dict(self) -> dict[str, Any]:
-        """The report for a program (JSON types only)."""
-        return {
-            "dst": str(self.dst),
-            "data_yaml": str(self.data_yaml),
-            "classes": list(self.classes),
-            "splits": {
-                name: {
-                    "images": s.images,
-                    "boxes": s.boxes,
-                    "dropped_images": dict(s.dropped_images),
-                    "dropped_boxes": dict(s.dropped_boxes),
-                    "altered": dict(s.altered),
-                    "examples": {reason: list(places) for reason, places in s.examples.items()},
-                }
-                for name, s in self.splits.items()
-            },
-            "notes": list(self.notes),
-        }
-
-
-def _plural(n: int, one: str, many: str | None = None) -> str:
-    return f"{n} {one if n == 1 else many or one + 's'}"
 
 
 @dataclass(frozen=True)
@@ -154,10 +77,27 @@ def image_size(path: Path) -> tuple[int, int]:
 class YoloWriter:
     """Writes images, labels and COCO annotations of the splits below one (temporary) root."""
 
-    def __init__(self, root: Path, report: ConversionReport, categories: Sequence[dict[str, Any]]):
+    def __init__(
+        self,
+        root: Path,
+        report: ConversionReport,
+        categories: Sequence[dict[str, Any]],
+        *,
+        verbatim: bool = False,
+    ):
+        """Start with nothing written.
+
+        Args:
+            root: where to write.
+            report: gets the counts.
+            categories: the COCO categories, in the order of ``report.classes``.
+            verbatim: keep in annotations/ also the boxes that cannot be labels (no size, outside,
+                duplicate), because scores against the source's own file count them.
+        """
         self.root = root
         self.report = report
-        self.categories = list(categories)  # in the order of report.classes
+        self.categories = list(categories)
+        self.verbatim = verbatim
         self._coco: dict[str, dict[str, list[dict[str, Any]]]] = {}
         self._stems: dict[tuple[str, str], Path] = {}
 
@@ -197,7 +137,7 @@ class YoloWriter:
         width, height = image_size(image)
         if min(width, height) < MIN_SIDE:
             reason = f"side below {MIN_SIDE} px (Ultralytics refuses it)"
-            report.count("dropped_images", reason, image.name)
+            report.drop_image(reason, image.name, len(boxes))
             return
         if stated_size and stated_size != (width, height):
             reason = "annotation states another image size; the image's own was used"
@@ -231,31 +171,34 @@ class YoloWriter:
                 report.count("dropped_boxes", "unknown class", box.where)
                 continue
             x1, y1, x2, y2 = box.xyxy
-            if x2 <= x1 or y2 <= y1:
-                report.count("dropped_boxes", "zero or negative size", box.where)
+            if not math.isfinite((x2 - x1) * (y2 - y1)):
+                report.count("dropped_boxes", "size beyond all bounds", box.where)
                 continue
             left, top, right, bottom = max(x1, 0), max(y1, 0), min(x2, width), min(y2, height)
-            if right <= left or bottom <= top:
-                report.count("dropped_boxes", "outside the image", box.where)
-                continue
             key = (box.class_index, box.xyxy, box.unlabelled)
-            if key in seen:
-                report.count("dropped_boxes", "duplicate", box.where)
-                continue
+            fault = None
+            if x2 <= x1 or y2 <= y1:
+                fault = "zero or negative size"
+            elif right <= left or bottom <= top:
+                fault = "outside the image"
+            elif key in seen:
+                fault = "duplicate"
             seen.add(key)
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": image_id,
-                    "category_id": self.categories[box.class_index]["id"],
-                    "bbox": [x1, y1, x2 - x1, y2 - y1],
-                    "area": (x2 - x1) * (y2 - y1) if box.area is None else box.area,
-                    "iscrowd": 0,
-                    **box.extra,
-                }
-            )
-            if box.unlabelled:
-                reason = f"{box.unlabelled} (kept in annotations/, not a label)"
+            kept = fault is None or self.verbatim
+            if kept:
+                annotations.append(
+                    {
+                        "id": len(annotations) + 1,
+                        "image_id": image_id,
+                        "category_id": self.categories[box.class_index]["id"],
+                        "bbox": [x1, y1, x2 - x1, y2 - y1],
+                        "area": (x2 - x1) * (y2 - y1) if box.area is None else box.area,
+                        "iscrowd": 0,
+                        **box.extra,
+                    }
+                )
+            if reason := fault or box.unlabelled:
+                reason += " (kept in annotations/, not a label)" if kept else ""
                 report.count("dropped_boxes", reason, box.where)
                 continue
             # A pixel rounded past the edge is ordinary in COCO; still it is counted, never silent.
@@ -298,7 +241,11 @@ class YoloWriter:
         (self.root / "annotations").mkdir()
         for split in folders:
             coco = {**self._coco[folders[split]], "categories": self.categories}
-            _sound_ids(coco["annotations"])
+            if _renumbered(coco["annotations"]) and folders[split] == split:
+                report.notes.append(
+                    f"annotations/{split}.json has new annotation ids: the source's were not all "
+                    "different numbers above 0, which COCOeval needs"
+                )
             text = json.dumps(coco, ensure_ascii=False)
             (self.root / "annotations" / f"{split}.json").write_text(text, encoding="utf-8")
         content: dict[str, Any] = {s: f"images/{folders[s]}" for s in SPLITS if s in folders}
@@ -308,12 +255,14 @@ class YoloWriter:
         (self.root / DATA_YAML).write_text(header + text, encoding="utf-8")
 
 
-def _sound_ids(annotations: list[dict[str, Any]]) -> None:
+def _renumbered(annotations: list[dict[str, Any]]) -> bool:
     """COCOeval needs unique ids and takes id 0 for "no match": number again if it must be."""
     ids = [a["id"] for a in annotations]
-    if len(set(ids)) != len(ids) or any(type(i) is not int or i <= 0 for i in ids):
-        for number, annotation in enumerate(annotations, 1):
-            annotation["id"] = number
+    if len(set(ids)) == len(ids) and all(type(i) is int and i > 0 for i in ids):
+        return False
+    for number, annotation in enumerate(annotations, 1):
+        annotation["id"] = number
+    return True
 
 
 @contextlib.contextmanager
@@ -340,7 +289,7 @@ def whole_folder(dst: Path, *, overwrite: bool = False, marker: str = DATA_YAML)
     try:
         partial.chmod(0o777 & ~_umask())  # mkdtemp makes it private
         yield partial
-        check_free(dst, overwrite, marker)
+        check_free(dst, overwrite, marker)  # again: it may have been filled meanwhile
         if dst.exists():
             if any(dst.iterdir()):
                 old = Path(tempfile.mkdtemp(prefix=f".{dst.name}.old-", dir=dst.parent)) / "old"
@@ -353,6 +302,10 @@ def whole_folder(dst: Path, *, overwrite: bool = False, marker: str = DATA_YAML)
             if old is not None and not dst.exists():
                 os.replace(old, dst)
             raise
+    except OSError as error:
+        raise YoloAttnError(
+            f"{dst}: could not be made ({error}); nothing was kept, mend that and run it again"
+        ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         if old is not None and dst.exists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import xml.etree.ElementTree as ET
 from collections import Counter
 from collections.abc import Sequence
@@ -11,16 +12,15 @@ from pathlib import Path, PureWindowsPath
 from yolo_attn.data.layout import (
     SPLITS,
     SUFFIXES,
-    ConversionReport,
     LabelledBox,
     Progress,
-    SplitReport,
     YoloWriter,
     check_apart,
     check_free,
     finite,
     whole_folder,
 )
+from yolo_attn.data.report import ConversionReport, SplitReport
 from yolo_attn.errors import YoloAttnError, did_you_mean
 
 # What (xmin, ymin) and (xmax, ymax) mean, as what to add to get edges in [0, width] x [0, height].
@@ -102,7 +102,7 @@ def convert_voc(
     parsed: dict[str, _Annotation] = {}
     for name in sorted({name for names in listed.values() for name in names}):
         xml = annotation_dir / f"{name}.xml"
-        if xml.is_file():
+        if os.path.isfile(xml):  # unlike Path.is_file, False for a name too long for a file
             parsed[name] = _read_xml(xml)
     found = Counter(o.name for a in parsed.values() for o in a.objects)
     names = _classes(classes, found, annotation_dir)
@@ -129,7 +129,7 @@ def convert_voc(
                 annotation = parsed[name]
                 image = _find_image(images, name, annotation.filename, annotation_dir)
                 if image is None:
-                    counts.count("dropped_images", "image missing", name)
+                    counts.drop_image("image missing", name, len(annotation.objects))
                     continue
                 if image.stem != name:
                     reason = "image found by the XML's filename, not by the annotation's name"
@@ -190,7 +190,7 @@ def _read_splits(
             ) from error
         for line in filter(None, map(str.strip, text.splitlines())):
             name = line
-            if not (annotation_dir / f"{name}.xml").is_file():
+            if not os.path.isfile(annotation_dir / f"{name}.xml"):
                 name = PureWindowsPath(line).name  # a path or a file name instead of a bare name
                 if Path(name).suffix.lower() in SUFFIXES | {".xml"}:
                     name = Path(name).stem

@@ -153,11 +153,13 @@ class Rows:
         options = self._scaled(info, info.bind(args), local)
         cls: type[nn.Module] = info.cls
         positional: list[Any] = [channels, *options]
-        if identity_start and not info.identity_at_start:
+        probe = _probe(cls, positional)
+        # A block that is the identity already must stay unwrapped: neither it nor g would learn.
+        if identity_start and not getattr(probe, "starts_as_identity", info.identity_at_start):
             from yolo_attn.blocks.identity_start import IdentityStart
 
             cls, positional = IdentityStart, [info.cls, channels, options]
-        probe = _probe(cls, positional)
+            probe = _probe(cls, positional)
         first = channels if isinstance(channels, int) else channels[0]
         out = getattr(probe, "out_channels", first)
         if n > 1 and out != channels:
