@@ -27,6 +27,14 @@ VARIANTS = {
     ],
     "GlobalContext": [{"pooling": "avg"}, {"fusion": "mul"}, {"fusion": "both"}],
     "SE": [{"pool": "avg_max", "norm": "bn", "act": "silu", "gate": "hard_sigmoid", "bias": False}],
+    "SEv2": [{"residual": False}],
+    "SK": [
+        {"split_input": True, "groups": 1, "rd_channels": 8},
+        {"keep_3x3": False, "kernel_size": [1, 3, 5]},
+    ],
+    "CBAM": [{"norm": "bn", "pools": ["avg", "max", "lp", "lse"]}, {"spatial": False}],
+    "GAM": [{"groups": 4, "shuffle": 4, "channel_gate": "none"}],
+    "FcaNet": [{"frequencies": "low32", "dct_h": 14, "dct_w": 5}],
 }
 BLOCKS = list_blocks()
 CASES = [(name, options) for name in BLOCKS for options in ({}, *VARIANTS.get(name, ()))]
@@ -131,6 +139,14 @@ def test_every_parameter_gets_a_gradient(name: str, options: dict) -> None:
         n for n, p in block.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0
     }
     assert without == set(dead), f"no gradient: {sorted(without)}; declared dead: {dead}"
+
+
+@each_case
+def test_trains_with_a_batch_of_one_image(name: str, options: dict) -> None:
+    block, channels = build(name, options)
+    ys = outputs(block.train()(inputs_of(name, channels, (16, 16), batch=1)))
+    sum(y.sum() for y in ys).backward()
+    assert all(torch.isfinite(y).all() for y in ys)
 
 
 @each_case

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from yolo_attn.errors import YoloAttnError, did_you_mean
@@ -183,3 +184,15 @@ def untokens(y: Tensor, like: Tensor) -> Tensor:
 def query_index(queries: Tensor, width: int) -> Tensor:
     """Positions ``row * width + column`` of queries ``(Q, 2)`` given as (row, column)."""
     return queries[:, 0].long() * width + queries[:, 1].long()
+
+
+class PooledNorm(nn.BatchNorm2d):
+    """Batch norm of one vector an image; in a batch of one, with the running statistics."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, C, 1, 1) -> (B, C, 1, 1)``."""
+        if self.training and x.shape[0] == 1:
+            return F.batch_norm(
+                x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+            )
+        return super().forward(x)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from yolo_attn.blocks._common import (
+    PooledNorm,
     check_channels,
     check_choice,
     check_flag,
@@ -43,7 +44,7 @@ class SE(nn.Module):
         rd_divisor: Round h to a multiple of this (timm: 8).
         bias: Whether W1 and W2 have a bias.
         pool: Squeeze by ``avg`` or by ``avg_max`` (half the mean and half the maximum).
-        norm: ``none`` or ``bn`` behind W1.
+        norm: ``none`` or ``bn`` behind W1 (with its running statistics in a batch of one image).
         act: ``relu``, ``silu``, ``gelu`` or ``hardswish`` behind W1.
         gate: ``sigmoid`` or ``hard_sigmoid``.
 
@@ -74,7 +75,7 @@ class SE(nn.Module):
         h = reduced_channels("SE", channels, rd_ratio, rd_channels, divisor=rd_divisor)
         self.out_channels = channels
         self.fc1 = nn.Conv2d(channels, h, 1, bias=bias)
-        self.norm = nn.BatchNorm2d(h) if norm == "bn" else None
+        self.norm = PooledNorm(h) if norm == "bn" else None
         self.fc2 = nn.Conv2d(h, channels, 1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,0 +1,155 @@
+"""Convolutional block attention module.
+
+Sanghyun Woo, Jongchan Park, Joon-Young Lee, In So Kweon.
+CBAM: Convolutional Block Attention Module. ECCV 2018. https://arxiv.org/abs/1807.06521
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from yolo_attn.blocks._common import (
+    at_least_float32,
+    check_channels,
+    check_choice,
+    check_flag,
+    check_int,
+    reduced_channels,
+)
+from yolo_attn.errors import YoloAttnError
+from yolo_attn.registry import register
+
+
+def _maximum(x: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """Maximum over neighbouring dimensions.
+
+    `amax` is the faster one forwards, but its gradient goes through masks as large as the map;
+    `max` stores one index a maximum (and, as max pooling does, picks one of several equal ones).
+    """
+    if not (torch.is_grad_enabled() and x.requires_grad):
+        return x.amax(dims)
+    return x.flatten(dims[0], dims[-1]).max(dims[0]).values
+
+
+def _average(x: Tensor) -> Tensor:
+    return x.mean((2, 3))
+
+
+def _largest(x: Tensor) -> Tensor:
+    return _maximum(x, (2, 3))
+
+
+def _length(x: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(at_least_float32(x), dim=(2, 3)).to(x.dtype)
+
+
+def _log_sum_exp(x: Tensor) -> Tensor:
+    return at_least_float32(x).logsumexp((2, 3)).to(x.dtype)
+
+
+POOLS = {"avg": _average, "max": _largest, "lp": _length, "lse": _log_sum_exp}
+
+
+@register(
+    paper="Woo, Park, Lee, Kweon: CBAM: Convolutional Block Attention Module, ECCV 2018, "
+    "arXiv 1807.06521",
+    cost="time O(N C + 4 C^2/r + 2 k^2 N), memory O(N C)",
+    placement="at the end of every residual branch; here after a stage",
+    width_options=("rd_channels",),
+)
+class CBAM(nn.Module):
+    """Gate the channels, then the positions: ``x1 = x * s_c(x)``, ``z = x1 * s_s(x1)``.
+
+    ``s_c = sigma(m(mean_n x) + m(max_n x))`` (B, C), ``m(q) = W2 relu(W1 q + b1) + b2``,
+    W1: C -> h; ``s_s = sigma(conv_kxk [max_c x1, mean_c x1])`` (B, 1, H, W). Not the identity at
+    the start (about x/4).
+
+    The paper's text has no norm in the position gate, the authors' code has one: ``norm: bn``.
+
+    Args:
+        channels: C of the input ``(B, C, H, W)``.
+        rd_ratio: h as a share of C.
+        rd_channels: h itself; overrides `rd_ratio`.
+        kernel_size: k, odd.
+        norm: ``none`` or ``bn`` (momentum 0.01, in place of the bias) behind the k x k convolution.
+        pools: What m sees of each channel, a list of ``avg``, ``max``, ``lp`` (square root of the
+            sum of squares) and ``lse`` (logarithm of the sum of exponentials). b2 counts for each.
+        spatial: Whether there is a position gate.
+
+    Raises:
+        YoloAttnError: An option's value is not accepted.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        rd_ratio: float = 1 / 16,
+        rd_channels: int | None = None,
+        kernel_size: int = 7,
+        norm: str = "none",
+        pools: Sequence[str] = ("avg", "max"),
+        spatial: bool = True,
+    ):
+        super().__init__()
+        check_channels("CBAM", channels)
+        check_int("CBAM", "kernel_size", kernel_size, odd=True)
+        check_choice("CBAM", "norm", norm, ("none", "bn"))
+        check_flag("CBAM", "spatial", spatial)
+        if not isinstance(pools, (list, tuple)) or not pools:
+            raise YoloAttnError(
+                f"CBAM: pools={pools!r} is not accepted (accepted: a list of {', '.join(POOLS)})"
+            )
+        self.pools = [check_choice("CBAM", "pools", pool, POOLS) for pool in pools]
+        h = reduced_channels("CBAM", channels, rd_ratio, rd_channels)
+        self.out_channels = channels
+        self.fc1 = nn.Linear(channels, h)
+        self.fc2 = nn.Linear(h, channels)
+        padding, bias = kernel_size // 2, norm == "none"
+        self.conv = nn.Conv2d(2, 1, kernel_size, padding=padding, bias=bias) if spatial else None
+        self.norm = nn.BatchNorm2d(1, momentum=0.01) if spatial and norm == "bn" else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, C, H, W) -> (B, C, H, W)``."""
+        x = x * self.channel_weights(x)[:, :, None, None]
+        return x if self.conv is None else x * self._position_gate(x)
+
+    def channel_weights(self, x: Tensor) -> Tensor:
+        """Channel gates ``(B, C)`` for the input `x`."""
+        q = torch.stack([POOLS[pool](x) for pool in self.pools])
+        # W2 is linear: once for the mean of the hidden vectors instead of once for each.
+        hidden = self.fc1(q).relu().mean(0)
+        return (len(self.pools) * self.fc2(hidden)).sigmoid()
+
+    def gate_map(self, x: Tensor) -> Tensor:
+        """Product of both gates ``(B, C, H, W)`` for the input `x`."""
+        s_c = self.channel_weights(x)[:, :, None, None]
+        if self.conv is None:
+            return s_c.expand_as(x)
+        return s_c * self._position_gate(x * s_c)
+
+    def attention(self, x: Tensor, queries: Tensor) -> Tensor:
+        """The position gate.
+
+        Args:
+            x: The block's input ``(B, C, H, W)``.
+            queries: ``(Q, 2)`` positions as (row, column); the gate does not depend on them.
+
+        Returns:
+            ``(B, Q, H, W)``, each value in (0, 1).
+
+        Raises:
+            YoloAttnError: The block was built with ``spatial: false`` and has no such gate.
+        """
+        if self.conv is None:
+            raise YoloAttnError("CBAM: spatial=False has no position gate (spatial=True has)")
+        s_c = self.channel_weights(x)[:, :, None, None]
+        return self._position_gate(x * s_c).expand(-1, len(queries), -1, -1)
+
+    def _position_gate(self, x: Tensor) -> Tensor:
+        """s_s ``(B, 1, H, W)``."""
+        assert self.conv is not None
+        s = self.conv(torch.stack([_maximum(x, (1,)), x.mean(1)], dim=1))
+        return (s if self.norm is None else self.norm(s)).sigmoid()
