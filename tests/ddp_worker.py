@@ -7,6 +7,7 @@ not import us.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import os
 import sys
 
@@ -46,11 +47,9 @@ if __name__ == "__main__":
         "optimizer": "SGD", "amp": False,
     }  # fmt: skip
     trainer = CpuTrainer(overrides=overrides)
-    if hasattr(trainer, "_do_train"):
-        try:
-            trainer._do_train()
-        except TypeError:  # up to 8.3.x it takes the world size
-            trainer._do_train(trainer.world_size)
+    # Up to 8.3.253 the world size is an argument.
+    wants_size = "world_size" in inspect.signature(trainer._do_train).parameters
+    trainer._do_train(*[trainer.world_size] if wants_size else [])
     inner = trainer.model.module if hasattr(trainer.model, "module") else trainer.model
     digest = hashlib.md5()
     for p in inner.parameters():
