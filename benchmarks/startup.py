@@ -17,9 +17,7 @@ import time
 
 CASES = {
     "python -c pass": ["-c", "pass"],
-    "import torch": ["-c", "import torch"],
     "import ultralytics": ["-c", "import ultralytics"],
-    "from ultralytics import YOLO": ["-c", "from ultralytics import YOLO"],
     "yolo version": ["-c", "from ultralytics.cfg import entrypoint; entrypoint()", "version"],
 }
 # Hide our distribution from importlib.metadata, as if it were not installed, without touching the
