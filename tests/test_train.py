@@ -58,16 +58,14 @@ def best(place: Path) -> Path:
     return weights
 
 
+def validate(place: Path, best: Path, **how):
+    """Run the stock ``yolo val`` on the weights."""
+    val = ("detect", "val", f"model={best}", "data=shapes.yaml", f"project={place / 'runs'}")
+    return yolo(*val, *QUIET, cwd=place, **how)
+
+
 def test_val_and_predict_in_fresh_processes(place: Path, best: Path) -> None:
-    done = yolo(
-        "detect",
-        "val",
-        f"model={best}",
-        "data=shapes.yaml",
-        *QUIET,
-        f"project={place / 'runs'}",
-        cwd=place,
-    )
+    done = validate(place, best)
     assert re.search(r"all\s+4\s+", done.stdout + done.stderr)
     predict = (
         "detect",
@@ -82,15 +80,7 @@ def test_val_and_predict_in_fresh_processes(place: Path, best: Path) -> None:
 
 
 def test_restricted_loading(place: Path, best: Path) -> None:
-    val = (
-        "detect",
-        "val",
-        f"model={best}",
-        "data=shapes.yaml",
-        *QUIET,
-        f"project={place / 'runs'}",
-    )
-    yolo(*val, cwd=place, ULTRALYTICS_SAFE_LOAD="1")
+    validate(place, best, ULTRALYTICS_SAFE_LOAD="1")
 
 
 def test_weights_only_loading_of_a_checkpoint_by_hand(best: Path) -> None:
@@ -104,15 +94,7 @@ def test_weights_only_loading_of_a_checkpoint_by_hand(best: Path) -> None:
 
 
 def test_a_disabled_plugin_explains_itself(place: Path, best: Path) -> None:
-    val = (
-        "detect",
-        "val",
-        f"model={best}",
-        "data=shapes.yaml",
-        *QUIET,
-        f"project={place / 'runs'}",
-    )
-    done = yolo(*val, cwd=place, ok=False, YOLO_ATTN_DISABLE="1")
+    done = validate(place, best, ok=False, YOLO_ATTN_DISABLE="1")
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert (
         "best.pt holds blocks of yolo_attn, which YOLO_ATTN_DISABLE=1 switches off" in done.stderr
