@@ -34,6 +34,17 @@ VARIANTS = {
     ],
     "CBAM": [{"norm": "bn", "pools": ["avg", "max", "lp", "lse"]}, {"spatial": False}],
     "GAM": [{"groups": 4, "shuffle": 4, "channel_gate": "none"}],
+    "ChannelGram": [{"sign": "minus"}],
+    "DANet": [{"outputs": "all", "sign": "minus", "dropout": 0.1}, {"out_channels": 24}],
+    "CrissCross": [{"recurrence": 1}, {"recurrence": 3, "rd_channels": 5}],
+    "APNB": [{"units": 2, "value_channels": 6, "pool_sizes": [1, 2], "dropout": 0.05}],
+    "AFNB": [{"units": 2, "out_channels": 24, "rd_channels": 6}],
+    "BiFormer": [
+        {"attention_only": True},
+        {"border": "bias", "routing": "soft", "n_win": 3},
+        {"border": "zero", "topk": 1, "side_dwconv": 0, "before_attn_dwconv": 0},
+        {"kv_downsample_mode": "ada_maxpool", "kv_per_win": 2, "n_win": 3, "mlp_dwconv": True},
+    ],
     "FcaNet": [{"frequencies": "low32", "dct_h": 14, "dct_w": 5}],
 }
 BLOCKS = list_blocks()

@@ -1,0 +1,214 @@
+"""Position attention, channel attention, and the dual attention head.
+
+Jun Fu, Jing Liu, Haijie Tian, Yong Li, Yongjun Bao, Zhiwei Fang, Hanqing Lu.
+Dual Attention Network for Scene Segmentation. CVPR 2019. https://arxiv.org/abs/1809.02983
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from yolo_attn.blocks._common import (
+    at_least_float32,
+    check_channels,
+    check_choice,
+    check_int,
+    check_number,
+    query_index,
+    reduced_channels,
+    tokens,
+)
+from yolo_attn.blocks._conv_norm import ConvNorm
+from yolo_attn.ops.attention import attention_rows
+from yolo_attn.ops.narrow_attention import attend_narrow
+from yolo_attn.ops.precision import without_autocast
+from yolo_attn.registry import register
+
+PAPER = (
+    "Fu, Liu, Tian, Li, Bao, Fang, Lu: Dual Attention Network for Scene Segmentation, CVPR 2019, "
+    "arXiv 1809.02983"
+)
+SIGNS = ("plus", "minus")
+
+
+@register(
+    paper=PAPER,
+    aliases=("PAM",),
+    cost="time O(N^2 C + N C^2), memory O(N C)",
+    identity_at_start=True,
+    placement="one branch of the head on stride 8 features; here after P5 or P4",
+    width_options=("rd_channels",),
+)
+class PositionAttention(nn.Module):
+    """Every position reads every other: ``z_i = x_i + gamma sum_j a_ij v_j``.
+
+    ``a_ij = softmax_j(q_i . k_j)``. ``q = W_q x`` and ``k = W_k x`` have ``d`` channels (C/8),
+    ``v = W_v x`` has C; the paper has no scale factor. gamma starts at 0: the identity at the
+    start. No N x N matrix is kept (fused or chunked attention). The bias of ``W_k`` is left out,
+    the softmax cancels it.
+
+    Args:
+        channels: C of the input ``(B, C, H, W)``.
+        rd_ratio: d as a share of C.
+        rd_channels: d itself; overrides `rd_ratio`.
+
+    Raises:
+        YoloAttnError: An option's value is not accepted.
+    """
+
+    def __init__(self, channels: int, rd_ratio: float = 1 / 8, rd_channels: int | None = None):
+        super().__init__()
+        check_channels("PositionAttention", channels)
+        d = reduced_channels("PositionAttention", channels, rd_ratio, rd_channels)
+        self.out_channels = channels
+        self.query = nn.Conv2d(channels, d, 1)
+        self.key = nn.Conv2d(channels, d, 1, bias=False)
+        self.value = nn.Conv2d(channels, channels, 1)
+        self.gamma = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, C, H, W) -> (B, C, H, W)``."""
+        q, k, v = (conv(x).flatten(2) for conv in (self.query, self.key, self.value))
+        o = attend_narrow(q, k, v)
+        return x + self.gamma.to(o.dtype) * o.reshape(x.shape)
+
+    def attention(self, x: Tensor, queries: Tensor) -> Tensor:
+        """Where given positions look.
+
+        Args:
+            x: The block's input ``(B, C, H, W)``.
+            queries: ``(Q, 2)`` positions as (row, column).
+
+        Returns:
+            ``(B, Q, H, W)``; each map sums to 1.
+        """
+        q = tokens(self.query(x))[:, query_index(queries, x.shape[3])]
+        return attention_rows(q, tokens(self.key(x))).unflatten(2, x.shape[2:])
+
+
+@register(
+    paper=PAPER,
+    aliases=("CAM",),
+    cost="time O(N C^2), memory O(N C + C^2)",
+    identity_at_start=True,
+    placement="one branch of the head on stride 8 features; here after P5 or P4",
+)
+class ChannelGram(nn.Module):
+    """Every channel reads every other: ``z_c = x_c + gamma sum_e a_ce x_e``.
+
+    ``a_ce = softmax_e(x_c . x_e)``. ``x_c . x_e`` is a sum over all N positions: the Gram matrix of
+    the channels, without projections or a scale factor; it is computed in float32. gamma starts at
+    0: the identity at the start.
+
+    The authors' code has the softmax of ``-x_c . x_e``, so that the *least* similar channels get
+    the most weight: ``sign: minus``. The paper has ``plus``.
+
+    Args:
+        channels: C of the input ``(B, C, H, W)``.
+        sign: ``plus`` (the paper's softmax of the products) or ``minus`` (the code's softmax of
+            their negatives).
+
+    Raises:
+        YoloAttnError: An option's value is not accepted.
+    """
+
+    def __init__(self, channels: int, sign: str = "plus"):
+        super().__init__()
+        check_channels("ChannelGram", channels)
+        self.sign = check_choice("ChannelGram", "sign", sign, SIGNS)
+        self.out_channels = channels
+        self.gamma = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, C, H, W) -> (B, C, H, W)``."""
+        o = (self.affinity(x).to(x.dtype) @ x.flatten(2)).view(x.shape)
+        return x + self.gamma.to(o.dtype) * o
+
+    def affinity(self, x: Tensor) -> Tensor:
+        """Float32 weights ``(B, C, C)`` of each channel (row) on all channels; rows sum to 1."""
+        # The products grow with N: 80 x 80 positions of size 4 pass the limit of float16.
+        with without_autocast(x):
+            f = at_least_float32(x.flatten(2))
+            energy = f @ f.transpose(1, 2)
+            return (energy if self.sign == "plus" else -energy).softmax(2)
+
+
+@register(
+    paper=PAPER,
+    cost="time O(N^2 C/4 + 11 N C^2), memory O(N C)",
+    placement="the head of a segmentation net, on stride 8 features; here after P5",
+    width_options=("rd_channels", "out_channels"),
+)
+class DANet(nn.Module):
+    """Position and channel attention in two branches, summed: ``y = W_s (f_p + f_c)``.
+
+    ``f_p = cbr(PositionAttention(cbr(x)))`` and ``f_c = cbr(ChannelGram(cbr(x)))`` with ``m``
+    channels (C/4), where ``cbr`` is a 3 x 3 convolution with batch norm and ReLU; W_s: m ->
+    `out_channels`. Not the identity at the start.
+
+    The paper supervises three maps, ``W_s (f_p + f_c)``, ``W_p f_p`` and ``W_c f_c``:
+    ``outputs: all`` returns them in this order. Its code drops out a tenth of the channels in front
+    of the W, which classify there; here they do not, and `dropout` is off.
+
+    Args:
+        channels: C of the input ``(B, C, H, W)``.
+        rd_ratio: m as a share of C, at least 8.
+        rd_channels: m itself; overrides `rd_ratio`.
+        out_channels: Channels of the output; C by default.
+        outputs: ``fused`` (one map) or ``all`` (a list of three).
+        sign: As in ChannelGram.
+        dropout: Share of channels to drop in front of the last convolutions in training.
+
+    Raises:
+        YoloAttnError: An option's value is not accepted.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        rd_ratio: float = 1 / 4,
+        rd_channels: int | None = None,
+        out_channels: int | None = None,
+        outputs: str = "fused",
+        sign: str = "plus",
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        check_channels("DANet", channels)
+        check_choice("DANet", "sign", sign, SIGNS)
+        width = (
+            channels if out_channels is None else check_int("DANet", "out_channels", out_channels)
+        )
+        m = reduced_channels("DANet", channels, rd_ratio, rd_channels, minimum=8)
+        self.outputs = check_choice("DANet", "outputs", outputs, ("fused", "all"))
+        self.dropout = check_number("DANet", "dropout", dropout, 0.0, 1.0)
+        self.out_channels: int | list[int] = width if outputs == "fused" else [width] * 3
+        # The first convolutions of both branches in one: they read the same map.
+        self.reduce = ConvNorm(channels, 2 * m, 3)
+        self.position = PositionAttention(m)
+        self.channel = ChannelGram(m, sign)
+        self.position_conv = ConvNorm(m, m, 3)
+        self.channel_conv = ConvNorm(m, m, 3)
+        self.fused_out = nn.Conv2d(m, width, 1)
+        if outputs == "all":
+            self.position_out = nn.Conv2d(m, width, 1)
+            self.channel_out = nn.Conv2d(m, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
+        """``(B, C, H, W) -> (B, out_channels, H, W)``, or three such maps."""
+        position, channel = self.reduce(x).chunk(2, 1)
+        f_p = self.position_conv(self.position(position))
+        f_c = self.channel_conv(self.channel(channel))
+        fused = self.fused_out(self._drop(f_p + f_c))
+        if self.outputs == "fused":
+            return fused
+        return [fused, self.position_out(self._drop(f_p)), self.channel_out(self._drop(f_c))]
+
+    def attention(self, x: Tensor, queries: Tensor) -> Tensor:
+        """Where given positions look in the position branch ``(B, Q, H, W)``."""
+        return self.position.attention(self.reduce(x).chunk(2, 1)[0], queries)
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout2d(x, self.dropout, self.training) if self.dropout else x
