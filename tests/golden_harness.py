@@ -76,10 +76,28 @@ class Golden:
     def params(self) -> Arrays:
         """Parameters and buffers under the reference's names, aliases resolved."""
         params = self.group("param")
+        if "param_flat" in self.arrays:
+            params |= self._cut(self.arrays["param_flat"])
         for alias, owner in self.config.get("aliases", {}).items():
             if owner in params:
                 params.pop(alias, None)
         return params
+
+    def _cut(self, flat: np.ndarray) -> Arrays:
+        """The parameters that lie one behind the other in a vector."""
+        params, start = {}, 0
+        for name, shape in self.config["param_index"]:
+            end = start + int(np.prod(shape))
+            params[name], start = flat[start:end].reshape(shape), end
+        return params
+
+
+def _shaped(stored: np.ndarray, like: Tensor) -> np.ndarray:
+    """Ours are 1-D where references have ``(1, C, 1, 1)``; nothing else may differ."""
+    stored = np.asarray(stored)
+    if [n for n in stored.shape if n != 1] == [n for n in like.shape if n != 1]:
+        return stored.reshape(tuple(like.shape))
+    return stored
 
 
 def load(module: nn.Module, case: Case, golden: Golden, dtype: torch.dtype) -> nn.Module:
@@ -95,7 +113,7 @@ def load(module: nn.Module, case: Case, golden: Golden, dtype: torch.dtype) -> n
         assert reference in params, (
             f"{golden.block}: {name} wants {reference!r}, the file has {sorted(params)}"
         )
-        value = torch.from_numpy(np.asarray(params[reference])).to(dtype)
+        value = torch.from_numpy(_shaped(params[reference], like=target)).to(dtype)
         assert value.shape == target.shape, (
             f"{golden.block}: {name} {tuple(target.shape)} != {reference} {tuple(value.shape)}"
         )
@@ -183,7 +201,8 @@ def check(case: Case, golden: Golden, dtype: torch.dtype) -> None:
         for name, gp in parameter_grads.items():
             reference = case.reference_name(name)
             if not case.fix and reference in stored_grads:
-                assert_close(gp, stored_grads[reference], dtype, f"gradient of {name} ({mode})")
+                stored = _shaped(stored_grads[reference], like=gp)
+                assert_close(gp, stored, dtype, f"gradient of {name} ({mode})")
         if mode == "train":
             _check_statistics(module, case, golden, dtype)
 

@@ -45,6 +45,11 @@ VARIANTS = {
         {"border": "zero", "topk": 1, "side_dwconv": 0, "before_attn_dwconv": 0},
         {"kv_downsample_mode": "ada_maxpool", "kv_per_win": 2, "n_win": 3, "mlp_dwconv": True},
     ],
+    "RevColumns": [
+        {"columns": 2, "drop_path": 0.5, "kernel_size": 5, "depths": [1, 2, 1, 1]},
+        {"reversible": False, "widths": [8, 16, 24, 40]},
+    ],
+    "RevColAttnFusion": [{"context": False, "rd_channels": 4}],
     "FcaNet": [{"frequencies": "low32", "dct_h": 14, "dct_w": 5}],
 }
 BLOCKS = list_blocks()

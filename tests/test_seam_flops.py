@@ -9,9 +9,9 @@ from ultralytics.nn import tasks
 from ultralytics.utils.torch_utils import get_flops
 
 import yolo_attn
-from yolo_attn.seam.redirect import _ORIGINALS
+from yolo_attn.seam.redirect import original_of
 
-STOCK = _ORIGINALS["yolo_attn.seam.flops:get_flops"]
+STOCK = original_of("ultralytics.utils.torch_utils.get_flops")
 
 
 def model(name: str, tmp_path=None, insert: str = ""):

@@ -15,9 +15,9 @@ from ultralytics.nn import tasks
 import yolo_attn
 from yolo_attn.errors import YoloAttnError
 from yolo_attn.seam import parser
-from yolo_attn.seam.redirect import _ORIGINALS
+from yolo_attn.seam.redirect import original_of
 
-STOCK = _ORIGINALS["yolo_attn.seam.parser:parse_model"]
+STOCK = original_of("ultralytics.nn.tasks.parse_model")
 PLAIN = {
     "nc": 3,
     "backbone": [

@@ -18,8 +18,8 @@ from typing import Any
 
 DISABLE_ENV = "YOLO_ATTN_DISABLE"
 
-# Ultralytics module -> function -> handler "module:function", called as handler(original,
-# *arguments).
+# Ultralytics module -> function or Class.method -> handler "module:function", called as
+# handler(original, *arguments).
 REDIRECTS = {
     "ultralytics.utils.checks": {"check_file": "yolo_attn.seam.files:check_file"},
     "ultralytics.utils.torch_utils": {"get_flops": "yolo_attn.seam.flops:get_flops"},
@@ -27,6 +27,14 @@ REDIRECTS = {
         "parse_model": "yolo_attn.seam.parser:parse_model",
         "yaml_model_load": "yolo_attn.seam.overlay_loader:yaml_model_load",
         "torch_safe_load": "yolo_attn.seam.checkpoint:torch_safe_load",
+        # Every class that has a `loss` of its own; YOLOESegModel's calls YOLOEModel's.
+        "BaseModel.loss": "yolo_attn.seam.losses:loss",
+        "RTDETRDetectionModel.loss": "yolo_attn.seam.losses:loss",
+        "WorldModel.loss": "yolo_attn.seam.losses:loss",
+        "YOLOEModel.loss": "yolo_attn.seam.losses:loss",
+    },
+    "ultralytics.engine.trainer": {
+        "BaseTrainer._setup_train": "yolo_attn.seam.losses:setup_train",
     },
 }
 
@@ -107,13 +115,17 @@ def _redirect(module: Any) -> None:
     """Redirect the functions of one Ultralytics module."""
     from yolo_attn.seam.redirect import redirect
 
-    for function, handler in REDIRECTS[module.__name__].items():
-        if not redirect(getattr(module, function, None), handler):
+    for name, handler in REDIRECTS[module.__name__].items():
+        owner, _, function = name.rpartition(".")
+        if owner and not hasattr(module, owner):
+            continue  # a model class that this version does not have yet
+        holder = getattr(module, owner) if owner else module
+        if not redirect(getattr(holder, function, None), handler):
             _warn(
-                f"found no plain function {function}() in {module.__name__} of this Ultralytics "
+                f"found no plain function {name}() in {module.__name__} of this Ultralytics "
                 "version: models "
-                "with its blocks will not build, stock models are not affected; please report the "
-                "version"
+                "with its blocks will not build or train, stock models are not affected; please "
+                "report the version"
             )
 
 

@@ -24,6 +24,8 @@ def allow_blocks() -> None:
     from yolo_attn.seam import host_modules
 
     modules = {block_info(name).cls.__module__ for name in list_blocks()}
+    # Our own blocks are also made of parts in modules that register nothing.
+    modules |= {name for name in sys.modules if name.startswith("yolo_attn.blocks.")}
     modules |= {"yolo_attn.blocks.identity_start", host_modules.__name__}
     torch.serialization.add_safe_globals(
         [

@@ -6,6 +6,7 @@
 | ``yaml_load``; ``YAML.load`` | up to 8.3.1xx; later | call the original ``yaml_model_load`` |
 | ``ULTRALYTICS_SAFE_LOAD`` | from 8.4.61 on | allow-list our classes |
 | no ``Index`` row | 8.3.0 | our own stands in (seam/host_modules.py) |
+| loss items: a vector with fixed names; a dict | up to 8.4.103; later | seam/losses.py does both |
 | ``get_flops`` sees no attention products | up to 8.4.60 | count our blocks (seam/flops.py) |
 """
 

@@ -125,14 +125,15 @@ class Rows:
 
     def __call__(self, local: dict[str, Any]) -> Row | None:
         """Resolve the row that the loop's local variables hold."""
-        i, f, n, name, args = (local[key] for key in ("i", "f", "n", "m", "args"))
+        i, f, n, name, args, ch = (local[key] for key in ("i", "f", "n", "m", "args", "ch"))
         self.index, self.name = i, name
-        if not _is_ours(name, self.original):
+        picks_ours = name == Index.__name__ and isinstance(f, int) and isinstance(ch[f], list)
+        if not picks_ours and not _is_ours(name, self.original):
             return None
         info = find_block(name)
         try:
-            if info is None:
-                return self._index(args)
+            if info is None or picks_ours:
+                return self._index(args, ch[f] if picks_ours else None)
             return self._resolve(info, f, n, args, local)
         except YoloAttnError as error:
             raise YoloAttnError(f"{self.where.of_layer(i)}: {error}") from None
@@ -170,12 +171,31 @@ class Rows:
             )
         return Row(cls, positional, out)
 
-    @staticmethod
-    def _index(args: Any) -> Row:
-        """Ultralytics' ``Index`` row, on a release that does not have it."""
+    def _index(self, args: Any, widths: list[int] | None) -> Row:
+        """Ultralytics' ``Index`` row, where it reads a block of ours or the release has none.
+
+        Args:
+            args: ``[channels, index]``; channels may be null where `widths` are known.
+            widths: Channels of our block's outputs.
+        """
         if not isinstance(args, (list, tuple)) or not 1 <= len(args) <= 2:
             raise YoloAttnError(f"Index has args={args!r} (accepted: [channels, index])")
-        return Row(Index, list(args[1:]), args[0])
+        cls = self.original.__globals__.get(Index.__name__, Index)
+        channels, index = args[0], args[1] if len(args) == 2 else 0
+        if widths is None:
+            return Row(cls, [index], channels)
+        if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(widths):
+            raise YoloAttnError(
+                f"Index has index={index!r}, the layer that it reads has {len(widths)} outputs "
+                f"(accepted: 0 to {len(widths) - 1})"
+            )
+        # "None" is how Ultralytics' own YAMLs write null.
+        if channels not in (None, "None", widths[index]):
+            raise YoloAttnError(
+                f"Index has channels={channels!r}, but output {index} of the layer that it reads "
+                f"has {widths[index]} (accepted: {widths[index]}, or null for whatever it has)"
+            )
+        return Row(cls, [index], widths[index])
 
     def _channels(self, info: BlockInfo, f: Any, n: Any, ch: list[Any]) -> int | list[int]:
         sources = [f] if isinstance(f, int) else list(f)
@@ -204,10 +224,16 @@ class Rows:
         from ultralytics.utils.ops import make_divisible
 
         width, max_channels = local.get("width", 1.0), local.get("max_channels", float("inf"))
+
+        def scaled(value: Any) -> Any:
+            if isinstance(value, (list, tuple)):
+                return [scaled(v) for v in value]
+            if isinstance(value, bool) or not isinstance(value, int):
+                return value
+            return make_divisible(min(value, max_channels) * width, 8)
+
         return [
-            make_divisible(min(value, max_channels) * width, 8)
-            if name in info.width_options and isinstance(value, int) and not isinstance(value, bool)
-            else value
+            scaled(value) if name in info.width_options else value
             for name, value in zip(info.options, options)
         ]
 

@@ -22,7 +22,7 @@ def redirect(function: Any, handler: str) -> bool:
     original.
 
     Args:
-        function: A plain function of an Ultralytics module.
+        function: A plain function or method of an Ultralytics module.
         handler: ``"module:function"``; imported at the first call.
 
     Returns:
@@ -36,13 +36,14 @@ def redirect(function: Any, handler: str) -> bool:
     original = FunctionType(code, function.__globals__, function.__name__, function.__defaults__)
     original.__kwdefaults__ = function.__kwdefaults__
     original.__doc__ = function.__doc__
-    _ORIGINALS[handler] = original
+    key = f"{function.__module__}.{function.__qualname__}"
+    _ORIGINALS[key] = original
 
     parameters, arguments = _as_text(function)
     source = (
         f"def {function.__name__}({parameters}):\n"
         f"    from yolo_attn.seam.redirect import call\n"
-        f"    return call({handler!r}, {arguments})\n"
+        f"    return call({key!r}, {handler!r}, {arguments})\n"
     )
     namespace: dict[str, Any] = {}
     exec(compile(source, code.co_filename, "exec"), namespace)
@@ -52,11 +53,16 @@ def redirect(function: Any, handler: str) -> bool:
     return True
 
 
-def call(handler: str, *args: Any, **kwargs: Any) -> Any:
+def original_of(name: str) -> FunctionType:
+    """The original of a redirected function, by its full name."""
+    return _ORIGINALS[name]
+
+
+def call(key: str, handler: str, *args: Any, **kwargs: Any) -> Any:
     """Call the handler with the original function in front of the arguments."""
     module, name = handler.split(":")
     function: Callable[..., Any] = getattr(importlib.import_module(module), name)
-    return function(_ORIGINALS[handler], *args, **kwargs)
+    return function(_ORIGINALS[key], *args, **kwargs)
 
 
 def _is_redirected(function: FunctionType) -> bool:
