@@ -272,35 +272,38 @@ class _Columns(torch.autograd.Function):
             if t in plan.copied:
                 copies.extend(maps)
         ctx.dtypes = [m.dtype for m in seen]
-        ctx.save_for_backward(x, *parameters, *maps, *copies)
+        ctx.save_for_backward(x, *parameters)
+        # Not among the saved tensors, which live until the whole backward pass is over: each map
+        # is let go as soon as the one before it is rebuilt.
+        ctx.states = [*maps, *copies]
         # A tensor may be returned only once.
         return (*seen, *(top.clone() if top is seen[-1] else top for top in tops))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         plan: _Plan = ctx.plan
-        x, *saved = ctx.saved_tensors
-        parameters, states = saved[: len(plan.tensors)], saved[len(plan.tensors) :]
+        x, *parameters = ctx.saved_tensors
         wanted = ctx.needs_input_grad[1:]
         if torch.is_grad_enabled():
             with ctx.autocast():
                 return (None, *_twice_differentiable(plan, x, parameters, gradients, wanted))
         count, last = len(plan.names[0]), len(plan.columns) - 1
-        known = {
-            t: list(states[count * k : count * (k + 1)])
-            for k, t in enumerate([last, *sorted(plan.copied)])
-        }
-        found, error = _Backward(plan, x, parameters, wanted, ctx.autocast, ctx.dtypes, known).run(
-            gradients
-        )
-        if not error <= 1:
+        pull = _Backward(plan, x, parameters, wanted, ctx.autocast, ctx.dtypes)
+        states, ctx.states = ctx.states, []
+        if states:
+            known = {
+                t: states[count * k : count * (k + 1)]
+                for k, t in enumerate([last, *sorted(plan.copied)])
+            }
+            del states
+            found, error = pull.run(gradients, known)
+            if error <= 1:
+                return (None, *found)
             _rebuild_fewer(plan.owner, len(plan.columns), error * _tolerance(ctx.dtypes))
-            with torch.no_grad(), ctx.autocast():
-                known = dict(enumerate(plan.every_map(x, parameters)))
-            found, _ = _Backward(plan, x, parameters, wanted, ctx.autocast, ctx.dtypes, known).run(
-                gradients
-            )
-        return (None, *found)
+        # Precision was lost; or this graph is used for the second time.
+        with torch.no_grad(), ctx.autocast():
+            known = dict(enumerate(plan.every_map(x, parameters)))
+        return (None, *pull.run(gradients, known)[0])
 
 
 def _twice_differentiable(
@@ -341,37 +344,40 @@ class _Backward:
     wanted: Sequence[bool]  # of x and of each parameter
     autocast: Any
     dtypes: list[torch.dtype]
-    known: dict[int, Maps]  # maps that need not be rebuilt: the last column's at least
 
-    def run(self, gradients: Sequence[Tensor | None]) -> tuple[list[Tensor | None], float]:
+    def run(
+        self, gradients: Sequence[Tensor | None], known: dict[int, Maps]
+    ) -> tuple[list[Tensor | None], float]:
         """Gradients of x and of every parameter, and the error of what was rebuilt.
 
         The error is relative to the largest value of its map, in units of what is tolerable.
+        `known` are maps that need not be rebuilt, the last column's at least; they are used up.
         """
         plan, last = self.plan, len(self.plan.columns) - 1
         count = len(plan.names[0])
         tops = dict(zip(plan.kept, gradients[count:]))
         self.found: list[Tensor | None] = [None] * (1 + len(self.parameters))
         self.errors: list[Tensor] = []
-        maps, grads = self.known[last], list(gradients[:count])
+        maps, grads = known.pop(last), list(gradients[:count])
         for t in range(last, -1, -1):
             grads[-1] = _sum(grads[-1], tops.get(t))
-            maps, grads = self._column(t, maps, grads)
+            maps, grads = self._column(t, maps, grads, known.pop(t - 1, None))
         error = float(torch.stack(self.errors).max()) if self.errors else 0.0
         return self.found, error / _tolerance(self.dtypes)
 
     def _column(
-        self, t: int, maps: Maps, grads: list[Tensor | None]
+        self, t: int, maps: Maps, grads: list[Tensor | None], known: Maps | None
     ) -> tuple[Maps, list[Tensor | None]]:
-        """Maps and gradients of the column before, from those of column t."""
+        """Maps and gradients of the column before, from those of column t, which are used up."""
         count = len(maps)
-        known = self.known.get(t - 1)
         before: Maps = []  # from the last level on
         before_grads: list[Tensor | None] = [None] * count
-        seen = [m.to(d) for m, d in zip(maps, self.dtypes)]
         above: Tensor | None = None  # p_{i+1}, as column t read it
         for i in range(count - 1, -1, -1):
-            o, d, e = self._level(t, i, seen[i - 1] if i else self.x, above, grads[i])
+            down = maps[i - 1].to(self.dtypes[i - 1]) if i else self.x
+            c, g = maps.pop(), grads[i]
+            grads[i] = None
+            o, d, e = self._level(t, i, down, above, g)
             if i:
                 grads[i - 1] = _sum(grads[i - 1], d)
             else:
@@ -379,26 +385,22 @@ class _Backward:
             if above is not None:
                 before_grads[i + 1] = _sum(before_grads[i + 1], e)
             if t == 0:
-                self._compare(maps[i], o)
+                self._compare(c, o)
                 continue
-            alpha = self.plan.factor(t, i, self.parameters, maps[i].dtype)
-            p = (maps[i] - o).div_(alpha)
+            alpha = self.plan.factor(t, i, self.parameters, c.dtype)
+            p = (c - o).div_(alpha)
             if known is not None:
                 self._compare(p, known[i])
                 p = known[i]
-            g = grads[i]
-            if g is not None:
-                self._add(self.plan.factors[t][i], g, p)
-                before_grads[i] = g * alpha.to(g.dtype)
-            before.insert(0, p)
             above = p.to(self.dtypes[i])
+            before.insert(0, p)
+            if g is not None:
+                self._add(self.plan.factors[t][i], g, above)
+                before_grads[i] = g * alpha.to(g.dtype)
         return before, before_grads
 
     def _compare(self, rebuilt: Tensor, true: Tensor) -> None:
-        # Of the same dtype only where the pass has float64 throughout.
-        true = true.to(rebuilt.dtype)
-        largest = true.abs().max().clamp(min=1e-30)
-        self.errors.append((rebuilt - true).abs().max() / largest)
+        self.errors.append((rebuilt - true).abs_().max() / true.abs().max().clamp(min=1e-30))
 
     def _level(
         self, t: int, i: int, down: Tensor, up: Tensor | None, gradient: Tensor | None
@@ -423,7 +425,7 @@ class _Backward:
     def _add(self, at: int, gradient: Tensor, p: Tensor) -> None:
         """The gradient of a factor: the sum of ``gradient * p`` over batch and positions."""
         if self.wanted[1 + at]:
-            value = torch.einsum("bchw,bchw->c", gradient.to(p.dtype), p)
+            value = (gradient * p).sum((0, 2, 3), dtype=torch.promote_types(p.dtype, torch.float32))
             self.found[1 + at] = _sum(self.found[1 + at], value.to(self.parameters[at].dtype))
 
 
