@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from yolo_attn.errors import YoloAttnError, did_you_mean
+from yolo_attn.ops.precision import without_autocast
 
 
 def check_choice(block: str, option: str, value: Any, accepted: Iterable[Any]) -> Any:
@@ -150,14 +150,7 @@ def run_float32(module: nn.Module, *args: Tensor) -> Tensor:
 
     For sums without a normaliser, whose range float16 does not hold.
     """
-    device = args[0].device.type
-    # Devices without autocast (meta) have nothing to switch off.
-    off = (
-        torch.autocast(device, enabled=False)
-        if torch.amp.is_autocast_available(device)
-        else nullcontext()
-    )
-    with off:
+    with without_autocast(args[0]):
         half = {
             name: value.float()
             for name, value in [*module.named_parameters(), *module.named_buffers()]
