@@ -1,0 +1,89 @@
+"""FPT: self, grounding and rendering transformer, with their N x M matrices."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ._common import Plain
+
+
+class FPTSelf(Plain):
+    """``x + BN(W sum_j pi_j softmax(q_j k_j / sqrt(d_k)) v)`` with keys and values pooled by 2."""
+
+    def __init__(self, channels: int, n_mix: int = 2):
+        super().__init__()
+        c = channels
+        self.n_mix = n_mix
+        self.conv_qs = nn.Conv2d(c, c, 1)
+        self.conv_vs = nn.Conv2d(c, c, 1)
+        self.weight = nn.Parameter(torch.zeros(n_mix, c))
+        self.conv = nn.Conv2d(c, c, 1, bias=False)
+        self.norm_layer = nn.BatchNorm2d(c)
+        self.pool = nn.AvgPool2d(3, stride=2, padding=1, count_include_pad=False)
+
+    def pairs(self, ours):
+        """Pairs (here, ours)."""
+        yield from [(self.conv_qs, ours.query), (self.conv_vs, ours.value)]
+        yield from [(self.weight, ours.mixture.weight), (self.conv, ours.out)]
+        yield self.norm_layer, ours.norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, C, H, W) -> (B, C, H, W)``."""
+        b, c, h, w = x.shape
+        m = self.n_mix
+        pooled = self.pool(x)
+        q = self.conv_qs(x).view(b, c, h * w)
+        k = self.conv_qs(pooled).view(b, c, -1)
+        v = self.conv_vs(pooled).view(b, c, -1)
+        pi = torch.softmax(torch.matmul(self.weight, k.mean(2, keepdim=True)), dim=1)
+        q = q.reshape(b * m, c // m, -1).transpose(1, 2)
+        k = k.reshape(b * m, c // m, -1)
+        attention = torch.softmax(torch.bmm(q, k) / c**0.5, dim=-1)
+        attention = (attention * pi.view(b * m, 1, 1)).view(b, m, h * w, -1).sum(1)
+        y = torch.bmm(attention, v.transpose(1, 2)).transpose(1, 2).reshape(b, c, h, w)
+        return self.norm_layer(self.conv(y)) + x
+
+
+class FPTGround(Plain):
+    """A fine map asks a coarse one through the N x M matrix; no residual."""
+
+    def __init__(self, channels: list[int], mode: str = "dot"):
+        super().__init__()
+        low, high = channels
+        d = low // 2
+        self.mode = mode
+        self.g = nn.Conv2d(high, d, 1)
+        self.theta = nn.Conv2d(low, d, 1)
+        self.phi = nn.Conv2d(high, d, 1)
+        self.W_z = nn.Sequential(nn.Conv2d(d, low, 1, bias=False), nn.BatchNorm2d(low))
+
+    def _branch(self, low: Tensor, high: Tensor) -> Tensor:
+        b, _, h, w = low.shape
+        g = self.g(high).flatten(2).permute(0, 2, 1)
+        theta = self.theta(low).flatten(2).permute(0, 2, 1)
+        phi = self.phi(high).flatten(2)
+        f = torch.matmul(theta, phi)
+        f = f / f.shape[2] if self.mode == "dot" else torch.softmax(f, dim=-1)
+        y = torch.matmul(f, g).permute(0, 2, 1).contiguous()
+        return self.W_z(y.view(b, -1, h, w))
+
+
+class FPTRender(Plain):
+    """``relu(BN(conv_s2(low)) + BN(conv(high)) * relu(BN(conv1(mean low))))``."""
+
+    def __init__(self, channels: list[int]):
+        super().__init__()
+        high, low = channels
+        self.conv3x3 = nn.Conv2d(high, high, 3, padding=1, bias=False)
+        self.bn_high = nn.BatchNorm2d(high)
+        self.conv1x1 = nn.Conv2d(low, high, 1, bias=False)
+        self.bn_low = nn.BatchNorm2d(high)
+        self.str_conv3x3 = nn.Conv2d(low, high, 3, stride=2, padding=1, bias=False)
+        self.bn_reduction = nn.BatchNorm2d(high)
+
+    def _render(self, high: Tensor, low: Tensor) -> Tensor:
+        weights = F.relu(self.bn_low(self.conv1x1(F.adaptive_avg_pool2d(low, 1))))
+        attended = self.bn_high(self.conv3x3(high)) * weights
+        return F.relu(self.bn_reduction(self.str_conv3x3(low)) + attended)
