@@ -1,10 +1,11 @@
-"""RevCol with ordinary autograd, and its fusion unit."""
+"""RevCol with autograd alone, and its fusion unit."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ._common import Plain
 
@@ -74,14 +75,17 @@ class Column(nn.Module):
         )
         self.alphas = nn.ParameterList([] if first else [torch.zeros(1, c, 1, 1) for c in w])
 
-    def forward(self, x: Tensor, before: list[Tensor] | None) -> list[Tensor]:
-        """The column's four maps."""
+    def level(self, i: int, x: Tensor, up: Tensor | None) -> Tensor:
+        """``F_i``."""
+        y = self.down[i](x)
+        return self.blocks[i](y if up is None else y + self.up[i](up))
+
+    def forward(self, x: Tensor, before: list[Tensor] | None, again: bool) -> list[Tensor]:
+        """The column's four maps; `again`: compute the inside of F again in the backward pass."""
         maps: list[Tensor] = []
-        for i, blocks in enumerate(self.blocks):
-            y = self.down[i](maps[-1] if maps else x)
-            if before is not None and i < 3:
-                y = y + self.up[i](before[i + 1])
-            y = blocks(y)
+        for i in range(len(self.blocks)):
+            args = (i, maps[-1] if maps else x, before[i + 1] if before and i < 3 else None)
+            y = checkpoint(self.level, *args, use_reentrant=False) if again else self.level(*args)
             if before is not None:
                 alpha = self.alphas[i]
                 y = y + torch.sign(alpha) * alpha.abs().clamp(min=ALPHA_FLOOR) * before[i]
@@ -90,10 +94,15 @@ class Column(nn.Module):
 
 
 class RevColumns(Plain):
-    """Four columns of nano width; every map of every column stays in the graph."""
+    """Four columns of nano width.
+
+    `reversible`: the maps between the columns are kept and the inside of each level is computed
+    again, as in the authors' code; otherwise the whole graph is kept.
+    """
 
     def __init__(self, channels: int, reversible: bool = True):
         super().__init__()
+        self.reversible = reversible
         self.stem = downsample(channels, WIDTHS[0], 4)
         self.columns = nn.ModuleList(Column(first=t == 0) for t in range(COLUMNS))
 
@@ -114,7 +123,7 @@ class RevColumns(Plain):
         x = F.pad(x, (0, -x.shape[3] % 32, 0, -x.shape[2] % 32))
         x, maps = self.stem(x), None
         for column in self.columns:
-            maps = column(x, maps)
+            maps = column(x, maps, self.reversible and torch.is_grad_enabled())
         return maps
 
 
