@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+import yolo_attn
 from tests.processes import python
 from yolo_attn.cli import app
 from yolo_attn.errors import YoloAttnError
 
 runner = CliRunner()
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def run(*args: str, code: int = 0) -> str:
@@ -39,6 +41,18 @@ def test_exit_codes_as_a_shell_sees_them(tmp_path: Path) -> None:
     assert wrong.returncode == 1 and wrong.stderr.count("\n") == 1
     assert python(*cli, "check", "bad.yaml", cwd=tmp_path, ok=False).returncode == 1
     assert python(*cli, "check", cwd=tmp_path, ok=False).returncode == 2
+
+
+def test_docs_have_the_card_of_every_block(tmp_path: Path) -> None:
+    run("blocks", "--markdown", str(tmp_path / "blocks.md"))
+    page = (tmp_path / "blocks.md").read_text(encoding="utf-8")
+    written = "run `yolo-attn blocks --markdown docs/blocks.md`"
+    assert page == (ROOT / "docs/blocks.md").read_text(encoding="utf-8"), written
+    for name, info in ((n, yolo_attn.block_info(n)) for n in yolo_attn.list_blocks()):
+        section = page.split(f"\n## {name}\n")[1].split("\n## ")[0]
+        assert info.paper.split(":")[0] in section
+        assert all(f"| `{option}` | " in section for option in info.options)
+        assert "|  |" not in section, "an option without its meaning"
 
 
 def test_blocks_lists_and_shows_a_card() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import sys
 from functools import partial
@@ -77,11 +76,15 @@ def version() -> None:
 def blocks(
     pattern: str = typer.Argument("*", help="Shell pattern; one exact name prints its card."),
     as_json: bool = JSON,
+    markdown: Optional[Path] = typer.Option(
+        None, help="Write the cards of all these blocks to this file (docs/blocks.md)."
+    ),
 ) -> None:
     """List the blocks; with one exact name, print its card.
 
     Example: yolo-attn blocks "*context*"
     """
+    from yolo_attn import cards
     from yolo_attn.registry import block_info, find_block, known_names, list_blocks
 
     exact = find_block(pattern)
@@ -94,49 +97,23 @@ def blocks(
             f"no block matches {pattern!r}{hint or ' (`yolo-attn blocks` lists them all)'}"
         )
     infos = [block_info(n) for n in names]
+    if markdown:
+        markdown.write_text(cards.page(infos), encoding="utf-8")
     if as_json:
-        _print_json([_block_dict(i) for i in infos])
+        _print_json([cards.as_dict(i) for i in infos])
+    elif markdown:
+        print(f"{len(infos)} cards written to {markdown}")
     elif exact:
-        _print_card(infos[0])
+        print(cards.as_text(infos[0]))
     else:
         table = Table("block", "inputs", "identity at start", "cost", "what it does")
         for i in infos:
-            inputs = str(i.inputs) if isinstance(i.inputs, int) else f"{i.inputs[0]}-{i.inputs[1]}"
             alias = f" ({', '.join(i.aliases)})" if i.aliases else ""
             start = "yes" if i.identity_at_start else "no"
-            table.add_row(i.name + alias, inputs, start, escape(i.cost), escape(i.summary))
+            table.add_row(
+                i.name + alias, cards.inputs_of(i), start, escape(i.cost), escape(i.summary)
+            )
         _console().print(table)
-
-
-def _block_dict(info: Any) -> dict[str, Any]:
-    return {
-        "name": info.name,
-        "aliases": list(info.aliases),
-        "inputs": info.inputs,
-        "identity_at_start": info.identity_at_start,
-        "cost": info.cost,
-        "placement": info.placement,
-        "paper": info.paper,
-        "options": {
-            k: None if v is inspect.Parameter.empty else v for k, v in info.options.items()
-        },
-        "summary": info.summary,
-    }
-
-
-def _print_card(info: Any) -> None:
-    alias = f"  (also {', '.join(info.aliases)})" if info.aliases else ""
-    print(f"{info.name}{alias}\n")
-    print(inspect.getdoc(info.cls))
-    print(
-        "\nDefaults: " + (", ".join(f"{k}={v!r}" for k, v in info.options.items()) or "no options")
-    )
-    print(f"Cost: {info.cost}")
-    print(f"Place: {info.placement}")
-    print(f"Identity at the start: {'yes' if info.identity_at_start else 'no'}")
-    print(f"Paper: {info.paper}")
-    if info.no_export:
-        print(f"Export: {info.no_export}")
 
 
 @app.command()
