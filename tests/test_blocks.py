@@ -79,8 +79,24 @@ VARIANTS = {
         {"out_channels": 24, "groups": 128, "rates": [1, 2, 3, 4]},
         {"norm": "none", "activation": False},
     ],
+    "FPTSelf": [
+        {"num_heads": 2, "n_mix": 4, "prior": "query", "concat": True},
+        {"kq_transform": "dffn", "pooling": False, "n_mix": 1},
+        {"kq_transform": "ffn", "rd_ratio": 0.5, "value_channels": 12},
+    ],
+    "FPTGround": [
+        {"n_mix": 1, "residual": False},
+        {"mode": "embedded", "norm": "none"},
+        {"mode": "dot"},
+        {"mode": "concatenate"},
+        {"mode": "local"},
+        {"mode": "local", "kernel_size": 5, "value_mix": 3},
+    ],
+    "FPTRender": [{"order": "conv_first"}],
     "FcaNet": [{"frequencies": "low32", "dct_h": 14, "dct_w": 5}],
 }
+# Blocks whose paper lets no gradient through a part.
+GRADIENT_CUT = {"EMAU": "the EM steps run without gradient, as the authors intend"}
 BLOCKS = list_blocks()
 CASES = [(name, options) for name in BLOCKS for options in ({}, *VARIANTS.get(name, ()))]
 each_block = pytest.mark.parametrize("name", BLOCKS)
@@ -184,6 +200,36 @@ def test_every_parameter_gets_a_gradient(name: str, options: dict) -> None:
         n for n, p in block.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0
     }
     assert without == set(dead), f"no gradient: {sorted(without)}; declared dead: {dead}"
+
+
+@each_case
+def test_the_gradient_of_one_image_is_that_of_finite_differences(name: str, options: dict) -> None:
+    if name in GRADIENT_CUT:
+        pytest.skip(GRADIENT_CUT[name])
+    block, channels = build(name, options)
+    block.double().train()
+    kwargs = {"batch": 1, "dtype": torch.float64}
+    x, step = ([t] if isinstance(t, Tensor) else t for t in (
+        inputs_of(name, channels, (12, 14), **kwargs), inputs_of(name, channels, (12, 14), **kwargs)
+    ))  # fmt: skip
+    weights: list[Tensor] = []
+
+    def value(shift: float) -> Tensor:
+        moved = [t + shift * s for t, s in zip(x, step)]
+        torch.manual_seed(3)  # dropout
+        ys = outputs(block(moved if block_info(name).takes_list else moved[0]))
+        if not weights:
+            weights.extend(torch.randn_like(y) for y in ys)
+        return sum((y * w).sum() for y, w in zip(ys, weights))
+
+    for t in x:
+        t.requires_grad_()
+    grads = torch.autograd.grad(value(0.0), x)
+    slope = sum((g * s).sum() for g, s in zip(grads, step))
+    with torch.no_grad():
+        measured = (value(1e-6) - value(-1e-6)) / 2e-6
+    # Where a ReLU or a maximum changes sides within the step, a small error is right.
+    torch.testing.assert_close(slope, measured, rtol=1e-3, atol=1e-4)
 
 
 @each_case

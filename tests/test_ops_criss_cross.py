@@ -11,10 +11,11 @@ from yolo_attn.ops.criss_cross import criss_cross, criss_cross_weights
 SIZES = ((5, 7), (1, 6), (6, 1), (1, 1))
 
 
-def inputs(height: int, width: int) -> list[Tensor]:
+def inputs(height: int, width: int, channels: int = 4) -> list[Tensor]:
     torch.manual_seed(0)
     return [
-        torch.randn(2, c, height, width, dtype=torch.float64, requires_grad=True) for c in (3, 3, 4)
+        torch.randn(2, c, height, width, dtype=torch.float64, requires_grad=True)
+        for c in (3, 3, channels)
     ]
 
 
@@ -30,8 +31,12 @@ def formula(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_values_and_gradients_are_those_of_the_formula(size: tuple[int, int]) -> None:
-    qkv = inputs(*size)
+# The weights are kept beside 14 channels and computed again beside 4.
+@pytest.mark.parametrize("channels", [4, 14])
+def test_values_and_gradients_are_those_of_the_formula(
+    size: tuple[int, int], channels: int
+) -> None:
+    qkv = inputs(*size, channels)
     ours, plain = criss_cross(*qkv), formula(*qkv)
     torch.testing.assert_close(ours, plain, rtol=1e-12, atol=1e-12)
     weight = torch.randn_like(plain)

@@ -18,7 +18,7 @@ from .container import Container
 from .context import EMAU, ContextAggregation, DoubleAttention, GlobalContext, SimplifiedNonLocal
 from .criss_cross import CrissCross
 from .dual import ChannelGram, DANet, PositionAttention
-from .fpt import FPTSelf
+from .fpt import FPTGround, FPTRender, FPTSelf
 from .hcf import DASI, MDCR, PPA
 from .non_local import NonLocal
 from .revcol import RevColAttnFusion, RevColFusion, RevColumns
@@ -43,6 +43,8 @@ PLAIN: dict[str, type[Plain]] = {
         ECA,
         EMA,
         EMAU,
+        FPTGround,
+        FPTRender,
         FPTSelf,
         FcaNet,
         GAM,
@@ -71,6 +73,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"mode": "concatenation"},
         {"sub_sample": "after", "scale": "sqrt_d", "norm": "none"},
     ],
+    "FPTGround": [{"mode": "dot"}],
     "GlobalContext": [{"fusion": "both"}],
     "CBAM": [{"norm": "bn"}],
     "GAM": [{"groups": 4, "shuffle": 4}],

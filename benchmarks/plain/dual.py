@@ -76,13 +76,11 @@ class DANet(Plain):
 
     def pairs(self, ours):
         """Pairs (here, ours)."""
-        for i, branch in enumerate((self.conv5a, self.conv5c)):
-            yield branch[0].weight, ours.reduce.conv.weight.chunk(2)[i]
-            for name in ("weight", "bias", "running_mean", "running_var"):
-                yield getattr(branch[1], name), getattr(ours.reduce.norm, name).chunk(2)[i]
         yield from self.sa.pairs(ours.position)
         yield from self.sc.pairs(ours.channel)
         for here, there in (
+            (self.conv5a, ours.position_reduce),
+            (self.conv5c, ours.channel_reduce),
             (self.conv51, ours.position_conv),
             (self.conv52, ours.channel_conv),
         ):

@@ -36,14 +36,6 @@ def _danet_head(config: dict[str, Any], golden: Golden) -> nn.Module:
     )
 
 
-def _danet_reduce(config: dict[str, Any], params: Arrays) -> Arrays:
-    """The first convolutions of both branches are one of ours."""
-    for key in [k for k in params if k.startswith("conv5a.")]:
-        position, channel = params.pop(key), params.pop(key.replace("conv5a", "conv5c"))
-        params[key.replace("conv5a", "reduce")] = np.concatenate([position, channel])
-    return params
-
-
 def _conv_norm(ours: str, reference: str, norm: str = "1") -> dict[str, str]:
     return {f"{ours}.conv": f"{reference}.0", f"{ours}.norm": f"{reference}.{norm}"}
 
@@ -207,8 +199,8 @@ CASES = {
             **{f"position.{ours}": f"sa.{name}" for ours, name in PROJECTIONS.items()},
             "position": "sa",
             "channel": "sc",
-            "reduce.conv": "reduce.0",
-            "reduce.norm": "reduce.1",
+            **_conv_norm("position_reduce", "conv5a"),
+            **_conv_norm("channel_reduce", "conv5c"),
             **_conv_norm("position_conv", "conv51"),
             **_conv_norm("channel_conv", "conv52"),
             "position_out": "conv6.1",
@@ -216,7 +208,6 @@ CASES = {
             "fused_out": "conv8.1",
         },
         dropped={r"sa\.key_conv\.bias": KEY_BIAS},
-        fix=_danet_reduce,
     ),
     "ann_apnb": Case(_ann_apnb, names=_ann_names(shared=True), fix=_ann_biases),
     "ann_afnb": Case(_ann_afnb, names=_ann_names(shared=False), fix=_ann_biases, call=_low_high),

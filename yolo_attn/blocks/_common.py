@@ -174,6 +174,15 @@ def untokens(y: Tensor, like: Tensor) -> Tensor:
     return y.transpose(1, 2).reshape(y.shape[0], y.shape[2], *like.shape[2:])
 
 
+def as_map(y: Tensor, like: Tensor) -> Tensor:
+    """``(B, C, N) -> (B, C, *spatial)`` with the spatial size of `like`, dense.
+
+    A mere view of one image has a batch stride with which torch's batch norm returns wrong
+    gradients on CPUs (torch 2.15).
+    """
+    return y.reshape(y.shape[0], -1, *like.shape[2:]).contiguous()
+
+
 def query_index(queries: Tensor, width: int) -> Tensor:
     """Positions ``row * width + column`` of queries ``(Q, 2)`` given as (row, column)."""
     return queries[:, 0].long() * width + queries[:, 1].long()

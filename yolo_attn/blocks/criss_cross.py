@@ -76,7 +76,7 @@ class CrissCross(nn.Module):
 
     def _cross(self, x: Tensor) -> Tensor:
         o = criss_cross(self.query(x), self.key(x), self.value(x))
-        return x + self.gamma.to(o.dtype) * o
+        return torch.addcmul(x, self.gamma.to(o.dtype), o)
 
     def attention(self, x: Tensor, queries: Tensor) -> Tensor:
         """Where given positions look, through all passes: the rows of ``A_R ... A_1``.

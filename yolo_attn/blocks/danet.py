@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from yolo_attn.blocks._common import (
-    at_least_float32,
     check_channels,
     check_choice,
     check_int,
@@ -19,11 +18,11 @@ from yolo_attn.blocks._common import (
     query_index,
     reduced_channels,
     tokens,
+    untokens,
 )
 from yolo_attn.blocks._conv_norm import ConvNorm
-from yolo_attn.ops.attention import attention_rows
-from yolo_attn.ops.narrow_attention import attend_narrow
-from yolo_attn.ops.precision import without_autocast
+from yolo_attn.ops.attention import attend, attention_rows
+from yolo_attn.ops.gram_attention import add_gram_attention, gram_weights
 from yolo_attn.registry import register
 
 PAPER = (
@@ -70,9 +69,9 @@ class PositionAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, H, W) -> (B, C, H, W)``."""
-        q, k, v = (conv(x).flatten(2) for conv in (self.query, self.key, self.value))
-        o = attend_narrow(q, k, v)
-        return x + self.gamma.to(o.dtype) * o.reshape(x.shape)
+        q, k, v = (tokens(conv(x)) for conv in (self.query, self.key, self.value))
+        o = untokens(attend(q, k, v), like=x)
+        return torch.addcmul(x, self.gamma.to(o.dtype), o)
 
     def attention(self, x: Tensor, queries: Tensor) -> Tensor:
         """Where given positions look.
@@ -123,16 +122,11 @@ class ChannelGram(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, H, W) -> (B, C, H, W)``."""
-        o = (self.affinity(x).to(x.dtype) @ x.flatten(2)).view(x.shape)
-        return x + self.gamma.to(o.dtype) * o
+        return add_gram_attention(x.flatten(2), self.gamma, self.sign == "minus").view(x.shape)
 
     def affinity(self, x: Tensor) -> Tensor:
         """Float32 weights ``(B, C, C)`` of each channel (row) on all channels; rows sum to 1."""
-        # The products grow with N: 80 x 80 positions of size 4 pass the limit of float16.
-        with without_autocast(x):
-            f = at_least_float32(x.flatten(2))
-            energy = f @ f.transpose(1, 2)
-            return (energy if self.sign == "plus" else -energy).softmax(2)
+        return gram_weights(x.flatten(2), self.sign == "minus")
 
 
 @register(
@@ -185,8 +179,8 @@ class DANet(nn.Module):
         self.outputs = check_choice("DANet", "outputs", outputs, ("fused", "all"))
         self.dropout = check_number("DANet", "dropout", dropout, 0.0, 1.0)
         self.out_channels: int | list[int] = width if outputs == "fused" else [width] * 3
-        # The first convolutions of both branches in one: they read the same map.
-        self.reduce = ConvNorm(channels, 2 * m, 3)
+        self.position_reduce = ConvNorm(channels, m, 3)
+        self.channel_reduce = ConvNorm(channels, m, 3)
         self.position = PositionAttention(m)
         self.channel = ChannelGram(m, sign)
         self.position_conv = ConvNorm(m, m, 3)
@@ -198,9 +192,8 @@ class DANet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """``(B, C, H, W) -> (B, out_channels, H, W)``, or three such maps."""
-        position, channel = self.reduce(x).chunk(2, 1)
-        f_p = self.position_conv(self.position(position))
-        f_c = self.channel_conv(self.channel(channel))
+        f_p = self.position_conv(self.position(self.position_reduce(x)))
+        f_c = self.channel_conv(self.channel(self.channel_reduce(x)))
         fused = self.fused_out(self._drop(f_p + f_c))
         if self.outputs == "fused":
             return fused
@@ -208,7 +201,7 @@ class DANet(nn.Module):
 
     def attention(self, x: Tensor, queries: Tensor) -> Tensor:
         """Where given positions look in the position branch ``(B, Q, H, W)``."""
-        return self.position.attention(self.reduce(x).chunk(2, 1)[0], queries)
+        return self.position.attention(self.position_reduce(x), queries)
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout2d(x, self.dropout, self.training) if self.dropout else x

@@ -95,15 +95,10 @@ class EMA(nn.Module):
         return m.sigmoid().to(u.dtype)
 
     def _weighed_norm(self, t: Tensor, w2: Tensor) -> Tensor:
-        """``sum_c w2_c GN(t)_c`` ``(B G, 1, H, W)``: the norm's factors go into the weights."""
-        # By hand: the sum needs the centred map alone, nn.GroupNorm would keep its input too, and
-        # one product per channel is faster than torch.var.
-        d = (t - t.mean((2, 3), keepdim=True)).flatten(2)
-        variance = (d[:, :, None] @ d[..., None])[..., 0, 0] / d.shape[2]
+        """``sum_c w2_c GN(t)_c`` ``(B G, 1, H, W)``."""
         weight, bias = at_least_float32(self.norm.weight), at_least_float32(self.norm.bias)
-        factors = w2 * weight * (variance + self.norm.eps).rsqrt()
-        m = factors[:, None] @ d + (w2 @ bias)[:, None, None]
-        return m.unflatten(2, t.shape[2:])
+        x1 = F.group_norm(t, self.norm.num_groups, weight, bias, self.norm.eps)
+        return (w2[:, None] @ x1.flatten(2)).unflatten(2, t.shape[2:])
 
 
 def _window_means(u: Tensor, columns: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ class EMAU(nn.Module):
     The steps run without gradient, as the authors intend: W_1 stays as it was drawn and x learns
     through the shortcut alone. Not the identity at the start.
 
-    W_1 is linear, so it acts on the K bases in place of the N positions: f is never formed.
+    W_1 is linear, so it acts on the K bases in place of the N positions where there are many.
 
     Args:
         channels: C of the input ``(B, C, H, W)``.
@@ -104,12 +104,18 @@ class EMAU(nn.Module):
             weight = at_least_float32(self.reduce.weight).flatten(1)
             bias = at_least_float32(self.reduce.bias)[:, None]
             mu = at_least_float32(self.bases).expand(x.shape[0], -1, -1)
+            on_bases = positions.shape[2] > 2 * self.steps * mu.shape[2]
+            f = positions if on_bases else weight @ positions + bias
             for _ in range(self.steps):
-                # A bias adds the same to a base's logits everywhere, not the same to all bases.
-                logits = (weight.T @ mu).transpose(1, 2) @ positions + mu.transpose(1, 2) @ bias
+                if on_bases:
+                    # The bias adds the same to a base's logits everywhere, another to each base.
+                    logits = (weight.T @ mu).transpose(1, 2) @ f + mu.transpose(1, 2) @ bias
+                else:
+                    logits = mu.transpose(1, 2) @ f
                 z = logits.softmax(1)
                 total = z.sum(2)[:, None]
-                sums = weight @ (positions @ z.transpose(1, 2)) + bias * total
+                sums = f @ z.transpose(1, 2)
+                sums = weight @ sums + bias * total if on_bases else sums
                 mu = _unit(sums / (EPS + total))
         return z, mu
 

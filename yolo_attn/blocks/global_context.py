@@ -64,7 +64,8 @@ class GlobalContext(nn.Module):
         self.out_channels = channels
         self.starts_as_identity = fusion == "add"
         self.mask = nn.Conv2d(channels, 1, 1, bias=False) if pooling == "att" else None
-        for name in FUSIONS[fusion]:
+        self.steps = FUSIONS[fusion]
+        for name in self.steps:
             self.add_module(name, ContextTransform(channels, planes))
         self.reset_parameters()
 
@@ -80,9 +81,9 @@ class GlobalContext(nn.Module):
         else:
             c = attention_pool(x, self.mask(x))
         z = x
-        if hasattr(self, "mul"):
+        if "mul" in self.steps:
             z = z * self.mul(c).sigmoid()
-        if hasattr(self, "add"):
+        if "add" in self.steps:
             z = z + self.add(c)
         return z
 
@@ -111,13 +112,13 @@ class ContextTransform(nn.Module):
 
     def __init__(self, channels: int, planes: int):
         super().__init__()
-        self.w1 = nn.Conv2d(channels, planes, 1)
+        self.w1 = nn.Linear(channels, planes)
         self.norm = nn.LayerNorm(planes)
-        self.w2 = nn.Conv2d(planes, channels, 1)
+        self.w2 = nn.Linear(planes, channels)
         nn.init.zeros_(self.w2.weight)
         nn.init.zeros_(self.w2.bias)
 
     def forward(self, c: Tensor) -> Tensor:
         """``(B, C, 1, 1) -> (B, C, 1, 1)``."""
-        hidden = self.norm(self.w1(c).flatten(1)).relu()
-        return self.w2(hidden[:, :, None, None])
+        hidden = self.norm(self.w1(c.flatten(1))).relu()
+        return self.w2(hidden)[..., None, None]

@@ -172,11 +172,6 @@ class NonLocal(nn.Module):
 
     def _softmax_sum(self, x: Tensor) -> Tensor:
         q, k = self._queries_keys(x)
-        if self.mode == "gaussian" and self.sub_sample != "after":
-            # The rows sum to 1, so g commutes with the weighted sum; values as wide as the keys are
-            # what the fused kernels want.
-            y = untokens(attend(q, k, k, self.scale), like=x).to(x.dtype)
-            return tokens(self.g(y))
         g = tokens(self._after(self.g(self._keys_input(x))))
         return attend(q, k, g.to(q.dtype), self.scale).to(g.dtype)
 

@@ -104,8 +104,9 @@ class RevColFusion(_Fusion):
 
     def forward(self, xs: list[Tensor]) -> Tensor:
         """``[(B, C, H, W), ...] -> (B, C, H, W)``."""
-        first, *rest = self.parts(xs)
-        return sum(rest, first)
+        own, first, *rest = self.parts(xs)
+        # The others lie channels last in memory: together first, then one pass that mixes.
+        return own + sum(rest, first)
 
 
 @register(

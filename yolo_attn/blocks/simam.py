@@ -57,8 +57,16 @@ class SimAM(nn.Module):
 
     def gate_map(self, x: Tensor) -> Tensor:
         """The gates ``(B, C, H, W)`` for the input `x`, in float32 (float64 for float64)."""
-        u, _, _ = _standardised(x, self.e_lambda, self.correction)
-        return (u.square() + 0.5).sigmoid()
+        return _gate(x, self.e_lambda, self.correction)
+
+
+def _gate(x: Tensor, e_lambda: float, correction: int) -> Tensor:
+    """``sigma(e)`` in float32 (float64), one map for all steps."""
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    e = (x - x.mean((2, 3), keepdim=True)).square_()
+    n = max(x.shape[2] * x.shape[3] - correction, 1)
+    v = e.sum((2, 3), keepdim=True) / n
+    return e.mul_(0.25 / (v + e_lambda)).add_(0.5).sigmoid_()
 
 
 def _standardised(x: Tensor, e_lambda: float, correction: int) -> tuple[Tensor, Tensor, int]:
@@ -85,8 +93,7 @@ class _Gated(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, e_lambda: float, correction: int) -> Tensor:
         ctx.save_for_backward(x)
         ctx.options = e_lambda, correction
-        u, _, _ = _standardised(x, e_lambda, correction)
-        return x * u.square_().add_(0.5).sigmoid_().to(x.dtype)
+        return _gate(x, e_lambda, correction).mul_(x).to(x.dtype)
 
     @staticmethod
     @once_differentiable

@@ -2,8 +2,8 @@
 
 For position (h, w), the column's logits ``q[:, h, w] . k[:, j, w]`` and the row's
 ``q[:, h, w] . k[:, h, j]`` go through one softmax; the position itself is counted once, in the row.
-The backward pass computes the weights again from the logarithm of the normaliser, so that nothing
-of size N (H + W) is kept between the passes.
+Between the passes, the weights are kept where they are smaller than the values; elsewhere the
+backward pass computes them again from the logarithm of the normaliser.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from yolo_attn.ops.precision import without_autocast
 def criss_cross(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Sum v over the row and the column of each position, with softmax weights.
 
-    Logits and softmax are float32 (or float64); memory O(N (H + W)) during a pass, O(N C) between
-    the passes.
+    Logits and softmax are float32 (or float64); memory O(N (H + W + C)) during a pass, O(N C)
+    between the passes.
 
     Args:
         q: Queries ``(B, d, H, W)``.
@@ -93,6 +93,17 @@ def _map(rows: Tensor) -> Tensor:
     return rows.permute(0, 3, 1, 2)
 
 
+def _weights(
+    q: tuple[Tensor, Tensor], k: tuple[Tensor, Tensor], normaliser: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The softmax weights from the logarithm of their normaliser ``(B, H, W)``."""
+    columns, rows = _products(q, k)
+    columns.diagonal(dim1=2, dim2=3).fill_(-torch.inf)
+    columns.sub_(normaliser.transpose(1, 2)[..., None]).exp_()
+    rows.sub_(normaliser[..., None]).exp_()
+    return columns, rows
+
+
 class _CrissCross(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -109,28 +120,37 @@ class _CrissCross(torch.autograd.Function):
         rows.div_(total[..., None])
         v_lines = _lines(v)
         out = _sums(_cast((columns, rows), v.dtype), v_lines)
+        ctx.keeps_weights = columns.shape[3] + rows.shape[3] <= v.shape[1]
         # v in rows replaces v: nothing else needs the latter.
-        ctx.save_for_backward(q, k, v_lines[1], out, top + total.log())
+        kept = (columns, rows) if ctx.keeps_weights else (out, top + total.log())
+        ctx.save_for_backward(q, k, v_lines[1], *kept)
         return _map(out)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v_rows, out, normaliser = ctx.saved_tensors
-        dtype = normaliser.dtype
+        q, k, v_rows, *kept = ctx.saved_tensors
+        dtype = kept[1].dtype
         with without_autocast(grad):
             q_lines, k_lines, grad_lines = _lines(q.to(dtype)), _lines(k.to(dtype)), _lines(grad)
-            columns, rows = _products(q_lines, k_lines)
-            columns.diagonal(dim1=2, dim2=3).fill_(-torch.inf)
-            columns.sub_(normaliser.transpose(1, 2)[..., None]).exp_()
-            rows.sub_(normaliser[..., None]).exp_()
+            if ctx.keeps_weights:
+                columns, rows = kept
+            else:
+                out, normaliser = kept
+                columns, rows = _weights(q_lines, k_lines, normaliser)
             grad_v = _spreads(_cast((columns, rows), v_rows.dtype), grad_lines)
-            # The softmax's backward: dS = P * (dP - sum_j P_j dP_j), and that sum is grad . out.
-            dot = (grad_lines[1].to(dtype) * out.to(dtype)).sum(3)
             v_lines = v_rows.transpose(1, 2).contiguous(), v_rows
             d_columns, d_rows = _cast(_products(grad_lines, v_lines), dtype)
-            d_columns.sub_(dot.transpose(1, 2)[..., None]).mul_(columns)
-            d_rows.sub_(dot[..., None]).mul_(rows)
+            # The softmax's backward: dS = P * (dP - sum_j P_j dP_j); that sum is also grad . out.
+            if ctx.keeps_weights:
+                d_columns, d_rows = d_columns.mul_(columns), d_rows.mul_(rows)
+                dot = d_columns.sum(3).transpose(1, 2) + d_rows.sum(3)
+                d_columns.addcmul_(columns, dot.transpose(1, 2)[..., None], value=-1)
+                d_rows.addcmul_(rows, dot[..., None], value=-1)
+            else:
+                dot = (grad_lines[1].to(dtype) * out.to(dtype)).sum(3)
+                d_columns.sub_(dot.transpose(1, 2)[..., None]).mul_(columns)
+                d_rows.sub_(dot[..., None]).mul_(rows)
             grad_q = _sums((d_columns, d_rows), k_lines)
             grad_k = _spreads((d_columns, d_rows), q_lines)
         return _map(grad_q).to(q.dtype), _map(grad_k).to(k.dtype), _map(grad_v)

@@ -22,5 +22,6 @@ def attention_pool(x: Tensor, logits: Tensor) -> Tensor:
     Returns:
         ``(B, C, 1, 1)``.
     """
-    weights = softmax_map(logits).to(x.dtype)
-    return (x.flatten(2) @ weights.flatten(2).transpose(1, 2))[..., None]
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    weights = logits.flatten(1).softmax(1, dtype=dtype)
+    return (x.flatten(2) @ weights.to(x.dtype)[..., None])[..., None]

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from yolo_attn.ops import narrow_attention
-from yolo_attn.ops.narrow_attention import attend_narrow
+from yolo_attn.ops import chunked_attention
+from yolo_attn.ops.chunked_attention import attend_chunked
 
 
 def inputs(dtype: torch.dtype = torch.float64) -> list[Tensor]:
@@ -24,9 +24,9 @@ def formula(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def test_values_and_gradients_are_those_of_the_formula(
     chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(narrow_attention, "CHUNK_CPU", chunk)
+    monkeypatch.setattr(chunked_attention, "CHUNK_CPU", chunk)
     qkv = inputs()
-    ours, plain = attend_narrow(*qkv), formula(*qkv)
+    ours, plain = attend_chunked(*qkv), formula(*qkv)
     torch.testing.assert_close(ours, plain, rtol=1e-12, atol=1e-12)
     weight = torch.randn_like(plain)
     for a, b in zip(
@@ -35,15 +35,9 @@ def test_values_and_gradients_are_those_of_the_formula(
         torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-12)
 
 
-def test_the_traced_form_is_the_same() -> None:
-    qkv = [t.detach() for t in inputs()]
-    traced = torch.jit.trace(attend_narrow, tuple(qkv))
-    torch.testing.assert_close(traced(*qkv), attend_narrow(*qkv), rtol=1e-12, atol=1e-12)
-
-
 def test_logits_beyond_float16_stay_finite() -> None:
     q, k, v = (t.detach().half() * 300 for t in inputs(torch.float32))
-    out = attend_narrow(q, k, v)
+    out = attend_chunked(q, k, v)
     assert out.dtype == torch.float16
     assert torch.isfinite(out).all()
 
@@ -54,5 +48,5 @@ def test_no_matrix_of_all_pairs_is_kept_for_the_backward_pass() -> None:
     with torch.autograd.graph.saved_tensors_hooks(
         lambda t: kept.append(t.numel()) or t, lambda t: t
     ):
-        out = attend_narrow(*qkv)
+        out = attend_chunked(*qkv)
     assert sum(kept) == sum(t.numel() for t in (*qkv, out))

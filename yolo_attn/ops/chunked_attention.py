@@ -1,9 +1,8 @@
-"""Softmax attention whose queries and keys are much narrower than its values.
+"""Softmax attention a chunk of queries at a time, for widths that fused kernels serve badly.
 
-Fused kernels want one width for all three, and zeros up to the width of the values make the logits
-as dear as the sum over the values. Here a chunk of queries at a time gets its logits, softmax and
-sum; the backward pass computes the weights again, which the narrow queries make cheap. Nothing of
-size N x M is kept.
+Fused kernels want one width for queries, keys and values, and zeros up to the widest make the
+narrow products as dear as the wide ones. Here each chunk gets its logits, softmax and sum by plain
+products; the backward pass computes the weights again. Nothing of size N x M is kept.
 """
 
 from __future__ import annotations
@@ -14,17 +13,13 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from yolo_attn.ops.attention import attend
 from yolo_attn.ops.precision import without_autocast
 
-# Values up to this width are faster in the fused kernels, padding included; the CPU's number is
-# measured, the other is the widest head of the flash kernels.
-FUSED_WIDTH_CPU, FUSED_WIDTH = 128, 256
 # Logits of one chunk.
 CHUNK_CPU, CHUNK = 1 << 21, 1 << 26
 
 
-def attend_narrow(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def attend_chunked(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """``softmax_j(q_i . k_j) v_j`` in O(N + M) memory; logits and softmax in float32 (float64).
 
     Args:
@@ -35,12 +30,8 @@ def attend_narrow(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     Returns:
         ``(B, e, N)``.
     """
-    traced = torch.jit.is_tracing() or torch.compiler.is_compiling()
-    fused_width = FUSED_WIDTH_CPU if v.device.type == "cpu" else FUSED_WIDTH
-    if traced or v.shape[1] <= max(fused_width, 2 * q.shape[1]):
-        return attend(*(t.transpose(1, 2) for t in (q, k, v))).transpose(1, 2)
     with without_autocast(v):
-        return _NarrowAttention.apply(q, k, v)
+        return _ChunkedAttention.apply(q, k, v)
 
 
 def _chunks(q: Tensor, k: Tensor) -> list[tuple[int, int]]:
@@ -51,7 +42,7 @@ def _chunks(q: Tensor, k: Tensor) -> list[tuple[int, int]]:
     return [(start, min(start + step, count)) for start in range(0, count, step)]
 
 
-class _NarrowAttention(torch.autograd.Function):
+class _ChunkedAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         dtype = torch.promote_types(q.dtype, torch.float32)
