@@ -75,6 +75,9 @@ def version() -> None:
 @app.command()
 def blocks(
     pattern: str = typer.Argument("*", help="Shell pattern; one exact name prints its card."),
+    layers: bool = typer.Option(
+        False, "--layers", help="The layers that bases such as yolov7.yaml are made of instead."
+    ),
     as_json: bool = JSON,
     markdown: Optional[Path] = typer.Option(
         None, help="Write the cards of all these blocks to this file (docs/blocks.md)."
@@ -85,10 +88,10 @@ def blocks(
     Example: yolo-attn blocks "*context*"
     """
     from yolo_attn import cards
-    from yolo_attn.registry import block_info, find_block, known_names, list_blocks
+    from yolo_attn.registry import block_info, find_block, known_names, list_blocks, list_layers
 
     exact = find_block(pattern)
-    names = [exact.name] if exact else list_blocks(pattern)
+    names = [exact.name] if exact else (list_layers if layers else list_blocks)(pattern)
     if not names:
         from yolo_attn.errors import did_you_mean
 

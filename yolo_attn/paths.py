@@ -33,3 +33,8 @@ def find_shipped(name: str) -> Path | None:
         if (folder / name).is_file():
             return folder / name
     return None
+
+
+def is_shipped(file: Path | None) -> bool:
+    """Whether this file is one of the zoo's."""
+    return file is not None and zoo_dir() in file.resolve().parents

@@ -45,6 +45,8 @@ class BlockInfo:
             high); the last one holds for all further inputs. Empty: all of one size.
         min_size: Smallest height and width of the (first) map.
         no_export: Why the block cannot be exported to ONNX or TorchScript; empty where it can.
+        layer: Whether this is a plain layer that a family's base needs (SPPCSPC, DownC ...) rather
+            than a block to choose: `list_blocks` leaves it out, `list_layers` lists it.
     """
 
     name: str
@@ -60,6 +62,7 @@ class BlockInfo:
     levels: tuple[float, ...] = ()
     min_size: int = 1
     no_export: str = ""
+    layer: bool = False
 
     @property
     def summary(self) -> str:
@@ -186,13 +189,14 @@ def _check_constructor(info: BlockInfo) -> None:
 
 
 def _load() -> None:
-    """Import the package's blocks, then those of other packages and of ``YOLO_ATTN_BLOCKS``."""
+    """Import our blocks and layers, then those of other packages and of ``YOLO_ATTN_BLOCKS``."""
     global _loaded, _loading
     if _loaded or _loading:
         return
     _loading = True
     try:
         importlib.import_module("yolo_attn.blocks")
+        importlib.import_module("yolo_attn.layers")
         for entry_point in _entry_points():
             _import_blocks(
                 entry_point.load, f"entry point {entry_point.name!r} ({entry_point.value})"
@@ -229,8 +233,21 @@ def _import_blocks(load: Callable[[], Any], origin: str) -> None:
 
 def list_blocks(pattern: str = "*") -> list[str]:
     """Return the names of registered blocks that match a shell pattern, ignoring case, sorted."""
+    return _names(pattern, layers=False)
+
+
+def list_layers(pattern: str = "*") -> list[str]:
+    """The same for the layers that bases are made of."""
+    return _names(pattern, layers=True)
+
+
+def _names(pattern: str, layers: bool) -> list[str]:
     _load()
-    return sorted(n for n in _BLOCKS if fnmatch.fnmatchcase(n.lower(), pattern.lower()))
+    return sorted(
+        name
+        for name, info in _BLOCKS.items()
+        if info.layer is layers and fnmatch.fnmatchcase(name.lower(), pattern.lower())
+    )
 
 
 def find_block(name: object) -> BlockInfo | None:

@@ -98,7 +98,7 @@ def blocks_of(d: dict[str, Any]) -> list[dict[str, Any]]:
     found = []
     for i, (f, _n, module, args) in enumerate([*d["backbone"], *d["head"]]):
         info = find_block(module)
-        if info is not None:
+        if info is not None and not info.layer:
             place = labels.get(i, "").rsplit(" after ", 1)
             found.append(
                 {

@@ -20,10 +20,10 @@ def allow_blocks() -> None:
     import torch
     from torch import nn
 
-    from yolo_attn.registry import block_info, list_blocks
+    from yolo_attn.registry import block_info, list_blocks, list_layers
     from yolo_attn.seam import host_modules
 
-    modules = {block_info(name).cls.__module__ for name in list_blocks()}
+    modules = {block_info(name).cls.__module__ for name in (*list_blocks(), *list_layers())}
     # Our own blocks are also made of parts in modules that register nothing.
     modules |= {name for name in sys.modules if name.startswith("yolo_attn.blocks.")}
     modules |= {"yolo_attn.blocks.identity_start", host_modules.__name__}

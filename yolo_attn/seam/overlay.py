@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from yolo_attn.errors import YoloAttnError, did_you_mean
-from yolo_attn.paths import zoo_dir
+from yolo_attn.paths import is_shipped, zoo_dir
 from yolo_attn.registry import find_block, known_names
 from yolo_attn.seam.graph import Graph, Node
 from yolo_attn.seam.location import PROVENANCE, Location, check_rows
@@ -155,7 +155,9 @@ def _load_base(
     d = read_yaml(found)
     own_scale = scale or scale_of(wanted)
     if is_overlay(d):
-        return _expand(d, found, str(found), own_scale, [*chain, found.resolve()])
+        base = _expand(d, found, str(found), own_scale, [*chain, found.resolve()])
+        refuse_lost_scale(wanted, found, base, where=f"{path}: base ")
+        return base
     if not isinstance(d, dict) or not all(
         isinstance(d.get(k), list) and d[k] for k in ("backbone", "head")
     ):
@@ -169,6 +171,7 @@ def _load_base(
                 f"{found} row {i}: {row!r} (accepted: [from, repeats, module, args])"
             )
     check_rows(d, Location(d))
+    refuse_lost_scale(wanted, found, d, where=f"{path}: base ")
     return d
 
 
@@ -183,6 +186,25 @@ def without_scale(name: str) -> str:
     """``yolov8n-nonlocal.yaml -> yolov8-nonlocal.yaml``; folders are left alone."""
     path = Path(name)
     return str(path.with_name(re.sub(r"(\d+)([nslmx])(.+)?$", r"\1\3", path.name)))
+
+
+def refuse_lost_scale(name: Any, file: Path, d: dict[str, Any], where: str = "") -> None:
+    """Refuse a scale letter that leads to a model of the zoo without scales (``yolov7n.yaml``).
+
+    Args:
+        name: What was asked for.
+        file: The file that it led to.
+        d: The plain model of that file.
+        where: What the message begins with.
+
+    Raises:
+        YoloAttnError: The letter would be ignored.
+    """
+    if is_shipped(file) and Path(name).stem != file.stem and not d.get("scales"):
+        raise YoloAttnError(
+            f"{where}{name}: does not exist, and {file.name} has no scale letters"
+            f"{did_you_mean(Path(name).name, model_names())}"
+        )
 
 
 def find_model_yaml(name: str, beside: Path) -> Path | None:
@@ -333,7 +355,8 @@ def _places(
 def _with_identity(rest: list[Any], identity_start: bool) -> list[Any]:
     """Write the overlay's identity_start into a row of ours that does not say otherwise."""
     repeats, module, args = rest
-    if not identity_start or find_block(module) is None:
+    info = find_block(module)
+    if not identity_start or info is None or info.layer:
         return rest
     keywords = args[-1] if args and isinstance(args[-1], dict) else {}
     positional = args[:-1] if args and isinstance(args[-1], dict) else args

@@ -10,7 +10,16 @@ from typing import Any
 import yaml
 
 from yolo_attn.errors import YoloAttnError
-from yolo_attn.seam.overlay import expand, is_overlay, scale_of, syntax_error, without_scale
+from yolo_attn.paths import is_shipped
+from yolo_attn.seam.overlay import (
+    expand,
+    is_overlay,
+    read_yaml,
+    refuse_lost_scale,
+    scale_of,
+    syntax_error,
+    without_scale,
+)
 
 
 def yaml_model_load(original: FunctionType, path: Any) -> dict[str, Any]:
@@ -21,23 +30,43 @@ def yaml_model_load(original: FunctionType, path: Any) -> dict[str, Any]:
         # Versions wrap YAML's own error differently, so the file is read once more to know.
         _refuse_broken_yaml(_find(original, path))
         raise
-    if not is_overlay(d):
-        return d
-    file = _find(original, path)
-    overlay = {k: v for k, v in d.items() if k not in ("scale", "yaml_file")}
-    return expand(
-        overlay, file or Path(path), requested=path, scale=d.get("scale") or scale_of(path)
-    )
+    d, file = _as_named(original, path, d)
+    if is_overlay(d):
+        overlay = {k: v for k, v in d.items() if k not in ("scale", "yaml_file")}
+        scale = d.get("scale") or scale_of(path)
+        d = expand(overlay, file or Path(path), requested=path, scale=scale)
+    if file is not None:
+        refuse_lost_scale(path, file, d)
+    return d
+
+
+def _as_named(original: FunctionType, path: Any, d: dict[str, Any]) -> tuple[Any, Path | None]:
+    """What stands in the file of exactly this name, and that file.
+
+    Up to 8.4.120 Ultralytics looks for the scale-less name first: a zoo with both yolov7.yaml and
+    yolov7x.yaml would never give the latter.
+
+    Args:
+        original: Ultralytics' ``yaml_model_load``.
+        path: What it was asked for.
+        d: What it returned.
+    """
+    exact, scaleless = (_lookup(original, n) for n in (str(path), without_scale(str(path))))
+    if exact and scaleless and exact != scaleless:
+        own = read_yaml(exact)
+        if is_overlay(own) or is_overlay(d) or is_shipped(exact) or is_shipped(scaleless):
+            return {**own, "scale": scale_of(path), "yaml_file": str(path)}, exact
+    return d, exact or scaleless
 
 
 def _find(original: FunctionType, path: Any) -> Path | None:
-    """The file that `original` read."""
-    check_yaml = original.__globals__["check_yaml"]
-    for name in (str(path), without_scale(str(path))):
-        found = check_yaml(name, hard=False)
-        if found:
-            return Path(found)
-    return None
+    """The file that `path` names, with or without its scale letter."""
+    return _lookup(original, str(path)) or _lookup(original, without_scale(str(path)))
+
+
+def _lookup(original: FunctionType, name: str) -> Path | None:
+    found = original.__globals__["check_yaml"](name, hard=False)
+    return Path(found) if found else None
 
 
 def _refuse_broken_yaml(file: Path | None) -> None:

@@ -12,6 +12,7 @@ import ast
 import inspect
 import textwrap
 from dataclasses import dataclass
+from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any
 
@@ -19,16 +20,32 @@ import torch
 from torch import nn
 
 from yolo_attn.errors import YoloAttnError, did_you_mean
+from yolo_attn.paths import find_shipped
 from yolo_attn.registry import BlockInfo, find_block, known_names
 from yolo_attn.seam.compat import UnexpectedHostError, host_version
 from yolo_attn.seam.host_modules import Index
-from yolo_attn.seam.location import Location, check_rows
+from yolo_attn.seam.location import PROVENANCE, Location, check_rows
 
 HELPER = "__yolo_attn_row__"
 
 
 def parse_model(original: FunctionType, d: dict[str, Any], ch: int, verbose: bool = True) -> Any:
     """Ultralytics' ``parse_model``, for stock rows and for ours."""
+    conv = original.__globals__["Conv"]
+    activation = conv.default_act
+    try:
+        return _parse_model(original, d, ch, verbose)
+    finally:
+        # Up to 8.4.150 a model's `activation` stays for every model that is built after it.
+        if isinstance(d, dict) and (PROVENANCE in d or _of_the_zoo(d)):
+            conv.default_act = activation
+
+
+def _of_the_zoo(d: dict[str, Any]) -> bool:
+    return find_shipped(Path(str(d.get("yaml_file"))).name) is not None
+
+
+def _parse_model(original: FunctionType, d: dict[str, Any], ch: int, verbose: bool) -> Any:
     rows = _rows(d)
     if rows is None or not any(_is_ours(row[2], original) for row in rows):
         _refuse_misspelt_block(d, rows, original)

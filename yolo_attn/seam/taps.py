@@ -1,7 +1,7 @@
 """Taps: names for places of a base, found by running it once without data.
 
-``P2 .. P7``: the last backbone row of stride 4 .. 128; ``N2 .. N7``: the rows that the head reads,
-by stride.
+``P2 .. P7``: the last backbone row of stride 4 .. 128, second ways of a down-sampling aside;
+``N2 .. N7``: the rows that the head reads, by stride.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def find_taps(base: dict[str, Any]) -> dict[str, int]:
     levels = [_level(output) for output in outputs]
     taps: dict[str, int] = {}
     for i, level in enumerate(levels[: len(base["backbone"])]):
-        if level:
+        if level and not _beside_down_sampling(i, base["backbone"], levels):
             taps[f"P{level}"] = i
     f = base["head"][-1][0]
     for source in f if isinstance(f, (list, tuple)) else [f]:
@@ -43,6 +43,31 @@ def find_taps(base: dict[str, Any]) -> dict[str, int]:
         if levels[i]:
             taps[f"N{levels[i]}"] = i
     return dict(sorted(taps.items(), key=lambda item: (item[0][0] != "P", item[0])))
+
+
+def _beside_down_sampling(i: int, rows: list[Any], levels: list[int]) -> bool:
+    """Whether row `i` is the start of a second way down from a stage that has ended before it.
+
+    YOLOv7 halves a map twice, by pooling and by a 1x1 and a strided convolution, and joins both;
+    that 1x1 convolution still has the stage's stride, but the stage's output is the row it reads.
+    """
+    source = _single_source(i, rows)
+    return (
+        source is not None
+        and levels[source] == levels[i]
+        and any(
+            levels[j] > levels[i] and _single_source(j, rows) == source
+            for j in range(source + 1, i)
+        )
+    )
+
+
+def _single_source(i: int, rows: list[Any]) -> int | None:
+    """The row that row `i` reads; None for several, and for the image."""
+    f = rows[i][0]
+    if not isinstance(f, int) or i == 0:
+        return None
+    return f if f >= 0 else i + f
 
 
 def _level(output: Any) -> int:
