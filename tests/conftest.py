@@ -15,11 +15,15 @@ os.environ["YOLO_CONFIG_DIR"] = tempfile.mkdtemp(prefix="yolo-attn-tests-")
 
 REPO = Path(__file__).resolve().parents[1]
 GOLDEN = Path(__file__).parent / "golden"
+CASES = Path(__file__).parent / "protocol"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--golden", default=str(GOLDEN), help="folder of golden files (*.npz) for test_golden.py"
+    )
+    parser.addoption(
+        "--cases", default=str(CASES), help="folder of protocol cases for test_protocols.py"
     )
 
 
@@ -30,3 +34,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         if not files:
             raise pytest.UsageError(f"--golden {folder}: no .npz file there")
         metafunc.parametrize("golden_file", files, ids=[f.stem for f in files])
+    for fixture, pattern in (("visdrone_case", "*/annotations"), ("coco_case", "*/gt.json")):
+        if fixture in metafunc.fixturenames:
+            folder = Path(metafunc.config.getoption("--cases"))
+            if not [*folder.glob("*/expected.json")]:
+                raise pytest.UsageError(f"--cases {folder}: no folder with an expected.json there")
+            cases = sorted(p.parent for p in folder.glob(pattern))
+            metafunc.parametrize(fixture, cases, ids=[c.name for c in cases])

@@ -14,7 +14,9 @@ from rich.markup import escape
 from rich.progress import Progress, track
 from rich.table import Table
 
+from yolo_attn.data.commands import data_app
 from yolo_attn.errors import YoloAttnError
+from yolo_attn.evaluation.command import evaluate_command
 
 app = typer.Typer(
     name="yolo-attn",
@@ -30,6 +32,8 @@ convert_app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(convert_app, name="convert")
+app.command("evaluate")(evaluate_command)
+app.add_typer(data_app, name="data")
 
 JSON = typer.Option(False, "--json", help="Print JSON for programs.")
 
@@ -297,6 +301,29 @@ def convert_coco_command(
 
     options = {"images": images, "split": split, "overwrite": overwrite}
     _convert(partial(convert_coco, src, dst, **options), as_json)
+
+
+@convert_app.command("visdrone")
+def convert_visdrone_command(
+    src: Path = typer.Argument(..., help="Folder or zip with VisDrone2019-DET-train, -val ..."),
+    dst: Path = typer.Argument(..., help="Folder to write to."),
+    split: Optional[str] = typer.Option(
+        None, help="train, val or test, for one folder whose name does not say it."
+    ),
+    grey_ignored: bool = typer.Option(
+        False, "--grey-ignored", help="Paint ignored regions grey in training images."
+    ),
+    overwrite: bool = OVERWRITE,
+    as_json: bool = JSON,
+) -> None:
+    """VisDrone-DET to YOLO layout; ignored regions and score-0 boxes are kept beside it.
+
+    Example: yolo-attn convert visdrone ~/Downloads/VisDrone VisDrone
+    """
+    from yolo_attn.data.visdrone import convert_visdrone
+
+    options = {"split": split, "grey_ignored": grey_ignored, "overwrite": overwrite}
+    _convert(partial(convert_visdrone, src, dst, **options), as_json)
 
 
 if __name__ == "__main__":

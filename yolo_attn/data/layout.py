@@ -1,7 +1,7 @@
 """The YOLO layout on disk (images/, labels/, annotations/, data.yaml), written whole or not at all.
 
 ``annotations/<split>.json`` beside the labels is a COCO file of the same images: it keeps what YOLO
-labels cannot say (crowd and difficult objects, the true area, boxes before clipping).
+labels cannot say (crowd and difficult objects, ignored regions, the true area, unclipped boxes).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ MARK = "# Written by yolo-attn"
 SUFFIXES = frozenset(
     ".avif .bmp .dng .heic .heif .jp2 .jpeg .jpeg2000 .jpg .mpo .png .tif .tiff .webp".split()
 )  # what Ultralytics lists as images
+KEPT = " (kept in annotations/, not a label)"
 MIN_SIDE = 10  # Ultralytics calls a smaller image corrupt
 EXIF_ORIENTATION, SIDEWAYS = 274, (5, 6, 7, 8)
 
@@ -110,6 +111,7 @@ class YoloWriter:
         name: str | None = None,
         stated_size: tuple[int, int] | None = None,
         image_id: int | str | None = None,
+        beside: Mapping[str, Sequence[LabelledBox]] | None = None,
     ) -> None:
         """Copy `image` and write its label file and its COCO rows.
 
@@ -120,6 +122,8 @@ class YoloWriter:
             name: file name in the new set; default: that of the source.
             stated_size: width and height according to the annotation, compared with the image's.
             image_id: id in the COCO file; default: the running number.
+            beside: boxes that are no objects of a class (ignored regions), by the key of the COCO
+                file that lists them; `unlabelled` says what each is.
         """
         report = self.report.splits.setdefault(split, SplitReport())
         coco = self._coco.setdefault(split, {"images": [], "annotations": []})
@@ -137,7 +141,8 @@ class YoloWriter:
         width, height = image_size(image)
         if min(width, height) < MIN_SIDE:
             reason = f"side below {MIN_SIDE} px (Ultralytics refuses it)"
-            report.drop_image(reason, image.name, len(boxes))
+            others = sum(map(len, (beside or {}).values()))
+            report.drop_image(reason, image.name, len(boxes) + others)
             return
         if stated_size and stated_size != (width, height):
             reason = "annotation states another image size; the image's own was used"
@@ -146,6 +151,10 @@ class YoloWriter:
 
         image_id = len(coco["images"]) + 1 if image_id is None else image_id
         rows = self._rows(report, boxes, width, height, image_id, coco["annotations"])
+        for key, kept in (beside or {}).items():
+            for box in kept:
+                report.count("dropped_boxes", f"{box.unlabelled}{KEPT}", box.where)
+            coco.setdefault(key, []).extend({"image_id": image_id, **box.extra} for box in kept)
         folders = [self.root / kind / split for kind in ("images", "labels")]
         for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
@@ -198,7 +207,7 @@ class YoloWriter:
                     }
                 )
             if reason := fault or box.unlabelled:
-                reason += " (kept in annotations/, not a label)" if kept else ""
+                reason += KEPT if kept else ""
                 report.count("dropped_boxes", reason, box.where)
                 continue
             # A pixel rounded past the edge is ordinary in COCO; still it is counted, never silent.

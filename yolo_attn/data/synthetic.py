@@ -2,6 +2,7 @@
 
 Textured backgrounds (multi-octave noise and gradients), clutter that is no object (strokes, blobs,
 irregular patches), and simple shapes of 6-24 px (square root of the box area) as the classes.
+Two further modes are controls for context blocks; see :mod:`yolo_attn.data.synthetic_context`.
 """
 
 from __future__ import annotations
@@ -11,19 +12,24 @@ import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import yaml
 
 from yolo_attn.data.layout import MARK, whole_folder
-from yolo_attn.errors import YoloAttnError
+from yolo_attn.errors import YoloAttnError, did_you_mean
 
+MODES = ("shapes", "context", "plain")
+DISTRIBUTIONS = ("log-uniform", "uniform")
 CLASSES = ("disk", "square", "triangle", "cross", "ring", "bar")
 PARAMETERS = "smallshapes.json"
+SCENES = "scenes"  # folder of what the control modes know beyond the labels
 SUPERSAMPLE = 4  # shapes are drawn this much larger and averaged down
 MARGIN = 1.0  # pixels between an object and the image's edge
 THREADS = 4
+GAP = 2.0  # pixels between two objects
 TRIES = 40  # places tried for an object before it is left out
 
 
@@ -38,6 +44,9 @@ def make_smallshapes(
     clutter: float = 0.5,
     classes: int = 5,
     seed: int = 0,
+    size_distribution: str = "log-uniform",
+    mode: str = "shapes",
+    distance: float | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Draw the set into `root` (images/{train,val}, labels/{train,val}), whole or not at all.
@@ -49,12 +58,21 @@ def make_smallshapes(
         image_size: side of the square images in pixels, at least 64.
         train_images: number of training images.
         val_images: number of validation images.
-        object_size: smallest and largest object (square root of the box area, pixels); sizes
-            are log-uniform between them, so half of the objects lie below the geometric mean.
+        object_size: smallest and largest object (square root of the box area, pixels).
         objects: fewest and most objects in an image (uniform); objects do not overlap.
         clutter: distractors for each object, on average; 0 draws none.
         classes: number of classes, the first so many of disk, square, triangle, cross, ring, bar.
         seed: another seed, another set. An image depends on seed, split and its number alone.
+        size_distribution: of the sizes between those two: "log-uniform" (half of the objects lie
+            below the geometric mean) or "uniform" (half below the middle).
+        mode: "shapes": every shape is an object. "context": a sign in a corner says whether
+            bright or dark shapes are objects; the others are painted and not labelled. "plain":
+            the same pictures, byte for byte, but bright shapes are the objects whatever the sign
+            says. In both about half of the shapes count; only in "context" does a detector that
+            sees no more than a shape's surroundings have to guess. scenes/<split>.json lists
+            the signs and all shapes.
+        distance: control modes: least gap between sign and shapes, pixels; default: a quarter
+            of the side.
         overwrite: replace a set that was made with other parameters.
 
     Returns:
@@ -63,6 +81,8 @@ def make_smallshapes(
     Raises:
         YoloAttnError: a parameter is out of range, or `root` holds something else.
     """
+    from yolo_attn.data.synthetic_context import draw_scene  # it draws with this file's brushes
+
     parameters = {
         "image_size": image_size,
         "train_images": train_images,
@@ -74,6 +94,11 @@ def make_smallshapes(
         "seed": seed,
     }
     _check(image_size, train_images, val_images, object_size, objects, clutter, classes, seed)
+    distance = _check_mode(image_size, size_distribution, mode, distance)
+    if size_distribution != DISTRIBUTIONS[0]:
+        parameters["size_distribution"] = size_distribution
+    if mode != MODES[0]:
+        parameters.update(mode=mode, distance=distance)
     text = json.dumps({"by": MARK.lstrip("# "), "smallshapes": 1, **parameters}, indent=1) + "\n"
     root = Path(root).resolve()
     if _is_made(root, text):
@@ -85,22 +110,26 @@ def make_smallshapes(
                 images.mkdir(parents=True)
                 labels.mkdir(parents=True)
 
-                def make(i: int, number=number, images=images, labels=labels) -> None:
-                    image, rows = draw_image(
-                        np.random.default_rng([seed, number, i]),
-                        image_size,
-                        object_size,
-                        objects,
-                        clutter,
-                        classes,
-                    )
+                def make(
+                    i: int, number=number, images=images, labels=labels
+                ) -> dict[str, Any] | None:
+                    rng, scene = np.random.default_rng([seed, number, i]), None
+                    drawn = (rng, image_size, object_size, objects, clutter, classes)
+                    if mode == "shapes":
+                        image, rows = draw_image(*drawn, size_distribution)
+                    else:
+                        image, shapes = draw_scene(*drawn, size_distribution, distance)
+                        rows, scene = shapes.labels(mode), shapes.as_dict()
                     _write_png(images / f"{i:05d}.png", image)
                     lines = [f"{int(c)} " + " ".join(f"{v:.6f}" for v in b) for c, *b in rows]
                     _write_text(labels / f"{i:05d}.txt", lines)
+                    return scene and {"image": f"{i:05d}.png", **scene}
 
                 with ThreadPoolExecutor(THREADS) as pool:  # NumPy and OpenCV free the GIL
-                    for _ in pool.map(make, range(n)):
-                        pass
+                    scenes = list(pool.map(make, range(n)))
+                if mode != "shapes":
+                    (partial / SCENES).mkdir(exist_ok=True)
+                    _write_text(partial / SCENES / f"{split}.json", [json.dumps(scenes)])
             names = dict(enumerate(CLASSES[:classes]))
             content = {"train": "images/train", "val": "images/val", "names": names}
             _write_text(
@@ -122,8 +151,9 @@ def draw_image(
     objects: tuple[int, int],
     clutter: float,
     classes: int,
+    size_distribution: str = DISTRIBUTIONS[0],
 ) -> tuple[np.ndarray, list[tuple[float, ...]]]:
-    """Draw one image.
+    """Draw one image; the arguments are those of :func:`make_smallshapes`.
 
     Returns:
         The image ``(image_size, image_size, 3)`` uint8 and the labels, one
@@ -135,28 +165,61 @@ def draw_image(
         _distractor(rng, canvas, object_size)
     rows: list[tuple[float, ...]] = []
     taken = np.zeros((0, 4))
-    low, high = np.log(object_size[0]), np.log(object_size[1])
     for _ in range(n):
-        cls = int(rng.integers(classes))
-        size = float(np.exp(rng.uniform(low, high)))
-        contours = _unit_shape(CLASSES[cls], rng)
-        span = np.ptp(contours[0], axis=0)  # the outer contour comes first
-        contours = [c * (size / math.sqrt(span[0] * span[1])) for c in contours]
-        lo, hi = contours[0].min(0), contours[0].max(0)
-        for _ in range(TRIES):
-            centre = rng.uniform(MARGIN - lo, image_size - MARGIN - hi)
-            box = np.concatenate([centre + lo, centre + hi])
-            gap = np.maximum(box[:2] - taken[:, 2:], taken[:, :2] - box[2:]).max(1)
-            if (gap > 2).all():
-                taken = np.vstack([taken, box])
-                _paint(rng, canvas, [c + centre for c in contours], contrast=(60, 120))
-                x1, y1, x2, y2 = box / image_size
-                rows.append((cls, (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1))
-                break
+        cls, contours = _new_shape(rng, classes, object_size, size_distribution)
+        box = _free_place(rng, contours, image_size, taken)
+        if box is not None:
+            taken = np.vstack([taken, box])
+            _paint(rng, canvas, _moved(contours, box), contrast=(60, 120))
+            rows.append((cls, *_cxcywh(box / image_size)))
+    return _photographed(rng, canvas), rows
+
+
+def _new_shape(
+    rng: np.random.Generator, classes: int, object_size: tuple[float, float], distribution: str
+) -> tuple[int, list[np.ndarray]]:
+    """A class and the contours of such a shape about the origin, in its size."""
+    cls = int(rng.integers(classes))
+    if distribution == "uniform":
+        size = float(rng.uniform(*object_size))
+    else:
+        size = float(np.exp(rng.uniform(np.log(object_size[0]), np.log(object_size[1]))))
+    contours = _unit_shape(CLASSES[cls], rng)
+    span = np.ptp(contours[0], axis=0)  # the outer contour comes first
+    return cls, [c * (size / math.sqrt(span[0] * span[1])) for c in contours]
+
+
+def _free_place(
+    rng: np.random.Generator, contours: list[np.ndarray], image_size: int, taken: np.ndarray
+) -> np.ndarray | None:
+    """A box x1 y1 x2 y2 for the contours, apart from all `taken` (n, 4); None if none is found."""
+    lo, hi = contours[0].min(0), contours[0].max(0)
+    for _ in range(TRIES):
+        centre = rng.uniform(MARGIN - lo, image_size - MARGIN - hi)
+        box = np.concatenate([centre + lo, centre + hi])
+        gap = np.maximum(box[:2] - taken[:, 2:], taken[:, :2] - box[2:]).max(1)
+        if (gap > GAP).all():
+            return box
+    return None
+
+
+def _moved(contours: list[np.ndarray], box: np.ndarray) -> list[np.ndarray]:
+    centre = box[:2] - contours[0].min(0)
+    return [c + centre for c in contours]
+
+
+def _cxcywh(box: np.ndarray) -> tuple[float, float, float, float]:
+    x1, y1, x2, y2 = box
+    return (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1
+
+
+def _photographed(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
+    """Slightly blurred, with sensor noise, as uint8."""
+    size = canvas.shape[0]
     canvas = cv2.GaussianBlur(canvas, (3, 3), float(rng.uniform(0.3, 0.6)))
-    noise = rng.standard_normal((image_size, image_size, 1), dtype=np.float32)
+    noise = rng.standard_normal((size, size, 1), dtype=np.float32)
     canvas += np.float32(rng.uniform(1, 5)) * noise
-    return np.clip(np.rint(canvas), 0, 255).astype(np.uint8), rows
+    return np.clip(np.rint(canvas), 0, 255).astype(np.uint8)
 
 
 def _background(rng: np.random.Generator, size: int) -> np.ndarray:
@@ -243,6 +306,7 @@ def _paint(
     canvas: np.ndarray,
     contours: Sequence[np.ndarray],
     contrast: tuple[float, float],
+    bright: bool | None = None,
 ) -> None:
     """Fill contours (even-odd, so a second one is a hole), antialiased, off the local grey."""
     size = canvas.shape[0]
@@ -259,8 +323,10 @@ def _paint(
     cover = mask[..., None] / np.float32(255)
     patch = canvas[lo[1] : hi[1], lo[0] : hi[0]]
     local = patch.mean()
-    # Away from the nearer end of the range, mostly, so that the step is visible.
-    sign = 1 if rng.uniform(60, 195) > local else -1
+    if bright is None:
+        # Away from the nearer end of the range, mostly, so that the step is visible.
+        bright = rng.uniform(60, 195) > local
+    sign = 1 if bright else -1
     colour = local + sign * rng.uniform(*contrast) + rng.uniform(-25, 25, 3)
     patch += cover * (np.clip(colour, 0, 255).astype(np.float32) - patch)
 
@@ -292,6 +358,31 @@ def _check(
     for fault, holds in faults.items():
         if holds:
             raise YoloAttnError(f"smallshapes: {fault}")
+
+
+def _check_mode(
+    image_size: int, size_distribution: str, mode: str, distance: float | None
+) -> float | None:
+    """The distance in force: None in the mode that has no sign."""
+    for name, value, known in (
+        ("size_distribution", size_distribution, DISTRIBUTIONS),
+        ("mode", mode, MODES),
+    ):
+        if value not in known:
+            raise YoloAttnError(
+                f"smallshapes: {name}={value!r}: expected one of {', '.join(known)}"
+                f"{did_you_mean(value, known)}"
+            )
+    if mode == "shapes":
+        if distance is not None:
+            raise YoloAttnError(
+                f"smallshapes: distance={distance}: only the modes context and plain have a sign"
+            )
+        return None
+    distance = image_size / 4 if distance is None else float(distance)
+    if not 0 <= distance <= image_size / 2:
+        raise YoloAttnError(f"smallshapes: distance={distance}: 0 to half of the side")
+    return distance
 
 
 def _is_made(root: Path, parameters: str) -> bool:
