@@ -32,9 +32,11 @@ REDIRECTS = {
         "RTDETRDetectionModel.loss": "yolo_attn.seam.losses:loss",
         "WorldModel.loss": "yolo_attn.seam.losses:loss",
         "YOLOEModel.loss": "yolo_attn.seam.losses:loss",
+        "BaseModel.load": "yolo_attn.seam.weights:load",
     },
     "ultralytics.engine.trainer": {
         "BaseTrainer._setup_train": "yolo_attn.seam.losses:setup_train",
+        "BaseTrainer.setup_model": "yolo_attn.seam.freeze:setup_model",
     },
 }
 

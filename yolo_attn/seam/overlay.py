@@ -127,7 +127,11 @@ def _expand(
             "rows": [
                 n.base if n.base < 0 or earlier is None else earlier[n.base] for n in graph.nodes
             ],
-            "replaced": [i for i, n in enumerate(graph.nodes) if n.replaced],
+            "replaced": [
+                i
+                for i, n in enumerate(graph.nodes)
+                if n.replaced or n.base in before.get("replaced", ())
+            ],
             "labels": [[i, n.label] for i, n in enumerate(graph.nodes) if n.label],
         },
     }
