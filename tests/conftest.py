@@ -10,6 +10,8 @@ import pytest
 
 # Nothing may try to download weights, fonts or data sets in a test.
 os.environ.setdefault("YOLO_OFFLINE", "1")
+# Small tensors gain nothing from threads, and `pytest -n` runs a process a core.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Ultralytics' settings file of the user is not for tests to write (nor to depend on).
 os.environ["YOLO_CONFIG_DIR"] = tempfile.mkdtemp(prefix="yolo-attn-tests-")
 
