@@ -4,7 +4,8 @@ The inputs are the pyramid levels of YOLOv8s at 640 pixels: P3 is 128 x 80 x 80,
 P5 512 x 20 x 20; a block with several inputs gets the neighbouring levels too, RevColumns the image
 itself. Before a pair is timed, its outputs and the gradients of its inputs are compared (float32,
 1e-4 of their norm). Forward is in evaluation mode without gradients, training is forward and
-backward. Ours and plain take turns in one process; printed are medians. Memory is the peak of what
+backward. Ours and plain take turns in one process; printed are medians (of CPU time with one
+thread, else of wall time). Memory is the peak of what
 torch allocates during the call.
 
 Examples:
@@ -107,7 +108,11 @@ def title_of(name: str, options: dict[str, Any]) -> str:
 
 
 def interleaved(
-    functions: list[Callable[[], Any]], repeats: int, seconds: float, sync: Callable[[], Any]
+    functions: list[Callable[[], Any]],
+    repeats: int,
+    seconds: float,
+    sync: Callable[[], Any],
+    clock: Callable[[], float],
 ) -> tuple[float, ...]:
     """Median milliseconds of functions that take turns, each turn in another order.
 
@@ -116,6 +121,7 @@ def interleaved(
         repeats: Most turns.
         seconds: Stop after so long (but not before `MIN_REPEATS` turns).
         sync: Waits for the device.
+        clock: Seconds.
     """
     for function in functions * 2:
         function()
@@ -130,10 +136,10 @@ def interleaved(
                 break
             order = range(len(functions)) if turn % 2 == 0 else reversed(range(len(functions)))
             for i in order:
-                start = time.perf_counter()
+                start = clock()
                 functions[i]()
                 sync()
-                times[i].append((time.perf_counter() - start) * 1000)
+                times[i].append((clock() - start) * 1000)
     finally:
         gc.enable()
     return tuple(statistics.median(t) for t in times)
@@ -174,6 +180,9 @@ def measure(name: str, options: dict[str, Any], level: int, args: Any) -> Row | 
     if not difference < TOLERANCE:
         return difference
     sync = torch.cuda.synchronize if args.device == "cuda" else (lambda: None)
+    # One thread's CPU time does not count what other programs take away.
+    own = args.device == "cpu" and args.threads == 1
+    clock = time.process_time if own else time.perf_counter
     where = "image" if name in IMAGE_BLOCKS else f"P{level}"
     row = Row(title_of(name, options), where, not options)
     for mode, training in (("forward", False), ("training", True)):
@@ -181,7 +190,7 @@ def measure(name: str, options: dict[str, Any], level: int, args: Any) -> Row | 
         for module in (pair.ours, pair.plain):
             runs.append(runner(module.train(training), pair, training, args))
             runs[-1]()
-        ours, plain = interleaved(runs, args.repeats, args.seconds / 2, sync)
+        ours, plain = interleaved(runs, args.repeats, args.seconds / 2, sync, clock)
         row.ms[mode] = (ours, plain)
         row.memory[mode] = tuple(peak_bytes(run, args.device) for run in runs)
     return row

@@ -104,7 +104,7 @@ class EMAU(nn.Module):
             weight = at_least_float32(self.reduce.weight).flatten(1)
             bias = at_least_float32(self.reduce.bias)[:, None]
             mu = at_least_float32(self.bases).expand(x.shape[0], -1, -1)
-            on_bases = positions.shape[2] > 2 * self.steps * mu.shape[2]
+            on_bases = positions.shape[2] > 4 * self.steps * mu.shape[2]
             f = positions if on_bases else weight @ positions + bias
             for _ in range(self.steps):
                 if on_bases:
