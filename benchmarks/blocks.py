@@ -5,8 +5,7 @@ P5 512 x 20 x 20; a block with several inputs gets the neighbouring levels too, 
 itself. Before a pair is timed, its outputs and the gradients of its inputs are compared (float32,
 1e-4 of their norm). Forward is in evaluation mode without gradients, training is forward and
 backward. Ours and plain take turns in one process; printed are medians (of CPU time with one
-thread, else of wall time). Memory is the peak of what
-torch allocates during the call.
+thread, else of wall time). Memory is the peak of what torch allocates during the call.
 
 Examples:
     python benchmarks/blocks.py --blocks 'NonLocal*' --levels P4,P5

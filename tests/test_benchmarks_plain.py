@@ -113,7 +113,7 @@ def test_a_pair_that_differs_is_noticed() -> None:
 
 def test_a_pair_that_differs_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     args = SimpleNamespace(
-        batch=1, device="cpu", dtype="float32", repeats=1, seconds=0.0, blocks="ECA",
+        batch=1, device="cpu", dtype="float32", threads=1, repeats=1, seconds=0.0, blocks="ECA",
         levels=[5], defaults_only=True,
     )  # fmt: skip
     lines: list[str] = []
