@@ -3,7 +3,7 @@
 | what | versions | what we do |
 |---|---|---|
 | ``check_yaml`` of the scale-less name first | up to 8.4.120 | the exact name wins in our zoo |
-| a YAML's ``activation`` stays for later models | up to 8.4.150 | parse_model restores it for ours |
+| ``activation`` stays for later models | up to 8.4.150 | parse_model restores it for ours |
 | ``yaml_load``; ``YAML.load`` | up to 8.3.1xx; later | call the original ``yaml_model_load`` |
 | ``ULTRALYTICS_SAFE_LOAD`` | from 8.4.61 on | allow-list our classes |
 | no ``Index`` row | 8.3.0 | our own stands in (seam/host_modules.py) |
