@@ -127,39 +127,49 @@ def blocks(
 def zoo(
     pattern: str = typer.Argument("*", help="Shell pattern of config names, e.g. 'yolov8*'."),
     scale: str = typer.Option("", help="Scale letter; by default each config's smallest."),
-    imgsz: int = typer.Option(640, help="Side of the image for the GFLOPs."),
+    imgsz: int = typer.Option(640, help="Side of the image for GFLOPs and latency."),
+    measure_latency: bool = typer.Option(
+        False, "--latency", help="Also measure a forward pass of one image on this machine."
+    ),
     as_json: bool = JSON,
 ) -> None:
     """List the zoo's configs: parameters, GFLOPs (attention counted), where the blocks sit.
 
-    Example: yolo-attn zoo "yolov8*"
+    Example: yolo-attn zoo "yolov8*" --latency
     """
-    import fnmatch
+    from yolo_attn.zoo import base_names, describe, latency, select
 
-    from yolo_attn.seam.dry_run import load_model_yaml, scales_of
-    from yolo_attn.zoo import config_names, describe, with_scale
-
-    wanted = pattern if pattern.endswith((".yaml", "*")) else f"{pattern}*"
-    names = [n for n in config_names() if fnmatch.fnmatch(n, wanted)]
-    if not names:
-        raise YoloAttnError(
-            f"no config of the zoo matches {pattern!r} (`yolo-attn zoo` lists them all)"
-        )
+    if imgsz < 32 or imgsz % 32:
+        raise YoloAttnError(f"--imgsz {imgsz} (accepted: a multiple of 32)")
     configs = []
-    for name in track(names, "building", console=Console(stderr=True), transient=True):
-        letters = scales_of(load_model_yaml(name))
-        if scale and scale not in letters:
-            raise YoloAttnError(f"{name} has no scale {scale!r} (it has {', '.join(letters)})")
-        letter = scale or letters[0]
-        configs.append(describe(with_scale(name, letter) if letter else name, imgsz))
+    progress = {"console": Console(stderr=True), "transient": True}
+    for name in track(select(pattern, scale), "measuring", **progress):
+        config = describe(name, imgsz)
+        if measure_latency:
+            config.latency = latency(name, imgsz)
+        configs.append(config)
     if as_json:
         _print_json([c.as_dict() for c in configs])
         return
-    table = Table("config", "parameters", f"GFLOPs at {imgsz}", "blocks")
+    bases = set(base_names())
+    for title, some in (
+        ("", [c for c in configs if c.name not in bases]),
+        ("bases of the zoo's own", [c for c in configs if c.name in bases]),
+    ):
+        if some:
+            _console().print(_zoo_table(title, some, imgsz))
+
+
+def _zoo_table(title: str, configs: List[Any], imgsz: int) -> Table:
+    measured = ["ms"] if configs[0].latency is not None else []
+    table = Table(
+        "config", "parameters", f"GFLOPs at {imgsz}", *measured, "blocks", title=title or None
+    )
     for c in configs:
+        ms = [f"{c.latency:.1f}"] if measured else []
         where = ", ".join(f"{b['block']} after {b['after']} (row {b['row']})" for b in c.blocks)
-        table.add_row(c.name, f"{c.parameters:,}", f"{c.gflops:.2f}", where)
-    _console().print(table)
+        table.add_row(c.name, f"{c.parameters:,}", f"{c.gflops:.2f}", *ms, escape(where))
+    return table
 
 
 @app.command()

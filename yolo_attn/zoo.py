@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import fnmatch
 import re
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
+from statistics import median
+from time import perf_counter
 from typing import Any
 
 import yaml
@@ -14,6 +18,7 @@ from yolo_attn.paths import zoo_dir
 from yolo_attn.registry import block_info, find_block
 from yolo_attn.seam.dry_run import load_model_yaml, run, scales_of
 from yolo_attn.seam.location import PROVENANCE
+from yolo_attn.seam.overlay import find_model_yaml, read_yaml
 
 
 @dataclass
@@ -24,14 +29,18 @@ class Config:
         name: Name to give to ``yolo`` (with the scale letter).
         parameters: Number of parameters.
         gflops: GFLOPs at 640 pixels, attention products included.
+        base: Name of the model that it is an overlay of, at the same scale; empty for a plain one.
         blocks: One entry for each of our blocks: row, block and, for overlays, where the overlay
             put it.
+        latency: Milliseconds of one forward pass on this machine, if measured.
     """
 
     name: str
     parameters: int
     gflops: float
+    base: str = ""
     blocks: list[dict[str, Any]] = field(default_factory=list)
+    latency: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The same as plain data."""
@@ -43,14 +52,60 @@ def config_names() -> list[str]:
     return sorted(p.name for p in zoo_dir().glob("*.yaml"))
 
 
+def base_names() -> list[str]:
+    """File names of the zoo's bases, models of families that Ultralytics lacks, sorted."""
+    return sorted(p.name for p in (zoo_dir() / "bases").glob("*.yaml"))
+
+
 def with_scale(name: str, scale: str) -> str:
     """``("yolov8-nonlocal.yaml", "n") -> "yolov8n-nonlocal.yaml"``."""
     path = Path(name)
     return str(path.with_name(re.sub(r"(yolo(?:e-)?v?\d+)", rf"\g<1>{scale}", path.name, count=1)))
 
 
+def select(pattern: str, scale: str = "") -> list[str]:
+    """Configs and bases of the zoo, each at one scale.
+
+    Args:
+        pattern: Shell pattern of file names; without ``.yaml`` or ``*`` at its end, what they begin
+            with.
+        scale: Scale letter; by default each model's smallest. Models without it are left out.
+
+    Returns:
+        Names for :func:`describe`; configs first, then bases.
+
+    Raises:
+        YoloAttnError: There is none.
+    """
+    wanted = pattern if pattern.endswith((".yaml", "*")) else f"{pattern}*"
+    found = [n for n in [*config_names(), *base_names()] if fnmatch.fnmatch(n, wanted)]
+    if not found:
+        raise YoloAttnError(
+            f"no config of the zoo matches {pattern!r} (`yolo-attn zoo` lists them all)"
+        )
+    letters = {n: _scales_of_file(n) for n in found}
+    if scale:
+        found = [n for n in found if scale in letters[n]]
+    if not found:
+        known = sorted({letter for listed in letters.values() for letter in listed if letter})
+        raise YoloAttnError(
+            f"{pattern} has no scale {scale!r} (it has {', '.join(known) or 'no scales'})"
+        )
+    return [with_scale(n, scale or letters[n][0]) for n in found]
+
+
+def _scales_of_file(name: str) -> list[str]:
+    """Scale letters of a model of the zoo, without expanding it."""
+    path = find_model_yaml(name, beside=zoo_dir())
+    d = read_yaml(path) if path else {}
+    return _scales_of_file(d["base"]) if "base" in d and "scales" not in d else scales_of(d)
+
+
 def describe(name: str, imgsz: int = 640) -> Config:
-    """Build a config and measure it.
+    """Measure a config.
+
+    Stock layers cost in an overlay what they cost in its base, which is built and counted once;
+    an overlay itself is only run without storage.
 
     Args:
         name: A model YAML, with the scale letter in its name where it has scales.
@@ -59,25 +114,104 @@ def describe(name: str, imgsz: int = 640) -> Config:
     Raises:
         YoloAttnError: The config is at fault.
     """
-    from ultralytics.nn.tasks import guess_model_task
-    from ultralytics.utils import LOGGER
+    d = load_model_yaml(name)
+    layers, outputs = run(d, side=imgsz)
+    provenance = d.get(PROVENANCE) or {}
+    parameters = _count_parameters(layers)
+    gflops, base = None, ""
+    if provenance:
+        base = with_scale(provenance["base"], d.get("scale") or "")
+        blocks = [i for i, origin in enumerate(provenance["rows"]) if origin < 0]
+        cost = None if provenance["replaced"] else _cost(base, imgsz)
+        kept = parameters - sum(_count_parameters(layers[i]) for i in blocks)
+        if cost and cost[0] == kept and cost[1]:
+            gflops = cost[1] + _block_gflops(layers, outputs, blocks)
+    if gflops is None:
+        gflops = _measure(d, imgsz)
+    return Config(
+        name=Path(name).name,
+        parameters=parameters,
+        gflops=gflops,
+        base=base,
+        blocks=blocks_of(d),
+    )
+
+
+def _count_parameters(module: Any) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+@lru_cache(maxsize=64)
+def _cost(name: str, imgsz: int) -> tuple[int, float] | None:
+    """Parameters and GFLOPs of a base; None if there is none of this name to measure."""
+    try:
+        d = load_model_yaml(name)
+    except YoloAttnError:
+        return None
+    return _count_parameters(run(d)[0]), _measure(d, imgsz)
+
+
+def _measure(d: dict[str, Any], imgsz: int) -> float:
+    """GFLOPs of a model as ``yolo`` prints them."""
     from ultralytics.utils.torch_utils import get_flops
 
+    return float(get_flops(_build(d), imgsz))
+
+
+def _block_gflops(layers: Any, outputs: list[Any], blocks: list[int]) -> float:
+    """GFLOPs of some layers of a dry run, from the maps that they read there."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    total = 0
+    for i in blocks:
+        f = layers[i].f
+        x = [outputs[i - 1 if j == -1 else j] for j in (f if isinstance(f, list) else [f])]
+        with torch.no_grad(), torch.device("meta"), FlopCounterMode(display=False) as counter:
+            layers[i](x if isinstance(f, list) else x[0])
+        total += counter.get_total_flops()
+    return total / 1e9
+
+
+def latency(name: str, imgsz: int = 640, runs: int = 9) -> float:
+    """Milliseconds of one forward pass of one image on this machine.
+
+    Args:
+        name: A model YAML, with the scale letter in its name where it has scales.
+        imgsz: Side of the image.
+        runs: How many times to measure, after one pass to warm up; the median counts.
+
+    Returns:
+        On the first CUDA device if there is one, else on the CPU; batch 1, float32, layers fused.
+    """
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     d = load_model_yaml(name)
-    run(d)
+    model = _build(d).to(device).eval().fuse(verbose=False)
+    x = torch.zeros(1, d.get("channels", d.get("ch", 3)), imgsz, imgsz, device=device)
+    times = []
+    with torch.inference_mode():
+        for _ in range(runs + 1):
+            start = perf_counter()
+            model(x)
+            if device == "cuda":
+                torch.cuda.synchronize()
+            times.append(1000 * (perf_counter() - start))
+    return median(times[1:])
+
+
+def _build(d: dict[str, Any]) -> Any:
+    """The model class of a dictionary, with fresh weights."""
+    from ultralytics.nn.tasks import guess_model_task
+    from ultralytics.utils import LOGGER
+
     level = LOGGER.level
     LOGGER.setLevel("ERROR")  # the table is ours to print
     try:
-        model = _model_class(guess_model_task(d))(d, verbose=False)
-        gflops = float(get_flops(model, imgsz))
+        return _model_class(guess_model_task(d))(d, verbose=False)
     finally:
         LOGGER.setLevel(level)
-    return Config(
-        name=Path(name).name,
-        parameters=sum(p.numel() for p in model.parameters()),
-        gflops=gflops,
-        blocks=blocks_of(d),
-    )
 
 
 def _model_class(task: str) -> Any:
@@ -104,7 +238,7 @@ def blocks_of(d: dict[str, Any]) -> list[dict[str, Any]]:
                 {
                     "row": i,
                     "block": info.name,
-                    "after": place[1] if len(place) == 2 else f,
+                    "after": place[1] if len(place) == 2 else f if i else "the image",
                     "args": args,
                 }
             )
@@ -178,6 +312,8 @@ def _origin(i: int, row: list[Any], labels: dict[int, str], provenance: dict[str
     if i not in labels:
         return ""
     sources = row[0] if isinstance(row[0], (list, tuple)) else [row[0]]
+    if i == 0:  # reads the image
+        return f" ({labels[i]})"
     rows = provenance["rows"]
     layers = [rows[s if s >= 0 else i + s] for s in sources]
     known = [str(layer) for layer in layers if layer >= 0]

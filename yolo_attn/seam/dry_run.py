@@ -52,15 +52,18 @@ def scales_of(d: dict[str, Any]) -> list[str]:
     return [str(s) for s in scales] if isinstance(scales, dict) and scales else [""]
 
 
-def run(d: dict[str, Any], scale: str | None = None) -> tuple[torch.nn.Sequential, list[Any]]:
+def run(
+    d: dict[str, Any], scale: str | None = None, side: int = SIDE
+) -> tuple[torch.nn.Sequential, list[Any]]:
     """Build a model on the meta device and run every layer but the head.
 
     Args:
         d: A plain model dictionary.
         scale: Scale letter; by default the dictionary's own, else the first.
+        side: Side of the image.
 
     Returns:
-        The layers, and the output of each but the last (maps of a 256-pixel image, without data).
+        The layers, and the output of each but the last (maps of that image, without data).
 
     Raises:
         YoloAttnError: A row cannot be built, or does not fit what it reads; names file and row.
@@ -83,7 +86,11 @@ def run(d: dict[str, Any], scale: str | None = None) -> tuple[torch.nn.Sequentia
         except Exception as error:
             raise YoloAttnError(f"{where.file}: cannot be built ({_one_line(error)})") from error
         model.eval()
-        x: Any = torch.empty(1, channels, SIDE, SIDE)
+        for module in model.modules():
+            if type(module) is torch.nn.BatchNorm2d:
+                # Without data it costs more than all else together, and it changes no shape.
+                module.forward = _unchanged  # type: ignore[method-assign]
+        x: Any = torch.empty(1, channels, side, side)
         outputs: list[Any] = []
         for layer in list(model)[:-1]:
             if layer.f != -1:
@@ -99,6 +106,10 @@ def run(d: dict[str, Any], scale: str | None = None) -> tuple[torch.nn.Sequentia
                 ) from error
             outputs.append(x)
     return model, outputs
+
+
+def _unchanged(x: torch.Tensor) -> torch.Tensor:
+    return x
 
 
 def _one_line(error: BaseException) -> str:

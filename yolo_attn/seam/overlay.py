@@ -7,6 +7,8 @@ insert:                      # [after, repeats, module, args]
 replace:                     # [index, repeats, module, args]
   - [9, 1, SPP, [1024]]
 ```
+``backbone: [[from, repeats, module, args], ...]`` puts other rows in place of the base's backbone;
+taps and indices of the entries above then count in the result.
 """
 
 from __future__ import annotations
@@ -23,9 +25,10 @@ from yolo_attn.paths import is_shipped, zoo_dir
 from yolo_attn.registry import find_block, known_names
 from yolo_attn.seam.graph import Graph, Node
 from yolo_attn.seam.location import PROVENANCE, Location, check_rows
+from yolo_attn.seam.new_backbone import with_backbone
 from yolo_attn.seam.taps import find_taps
 
-OWN_KEYS = ("base", "insert", "replace", "identity_start")
+OWN_KEYS = ("base", "backbone", "insert", "replace", "identity_start")
 # What else parse_model and the model classes read from a model YAML.
 MODEL_KEYS = (
     "nc", "scales", "scale", "activation", "depth_multiple", "width_multiple", "max_channels",
@@ -87,10 +90,13 @@ def _expand(
 ) -> dict[str, Any]:
     base = _load_base(overlay, path, scale, chain)
     _check_keys(overlay, base, name)
+    identity_start = _flag(overlay.get("identity_start", False), f"{name} identity_start")
+    labelled_by = f"{Path(base['yaml_file']).name} "
+    if "backbone" in overlay:
+        base, labelled_by = with_backbone(base, _backbone(overlay, name), name), ""
     taps: dict[str, int] = {}
     graph = Graph.of(base["backbone"], base["head"])
     by_index = list(graph.nodes)
-    identity_start = _flag(overlay.get("identity_start", False), f"{name} identity_start")
 
     for k, entry in enumerate(_entries(overlay, "replace", name), 1):
         label = f"replace {k}"
@@ -114,7 +120,7 @@ def _expand(
     earlier = before.get("rows")
     for i, text in before.get("labels", ()):
         if not by_index[i].label:
-            by_index[i].label = f"{Path(base['yaml_file']).name} {text}"
+            by_index[i].label = f"{labelled_by}{text}"
     return {
         **base,
         **own,
@@ -236,11 +242,10 @@ def model_names() -> list[str]:
 
 def _check_keys(overlay: dict[str, Any], base: dict[str, Any], name: str) -> None:
     for key in overlay:
-        if key in ("backbone", "head"):
+        if key == "head":
             raise YoloAttnError(
-                f"{name}: {key!r} beside `base` (an overlay inserts into or replaces rows of its "
-                "base; "
-                "drop `base` to write all rows yourself)"
+                f"{name}: 'head' beside `base` (an overlay inserts into or replaces rows of its "
+                "base, or replaces its backbone; drop `base` to write all rows yourself)"
             )
         if key not in OWN_KEYS and key not in MODEL_KEYS and key not in base:
             accepted = [*OWN_KEYS, *MODEL_KEYS]
@@ -249,6 +254,18 @@ def _check_keys(overlay: dict[str, Any], base: dict[str, Any], name: str) -> Non
                 f"{', '.join(OWN_KEYS)} "
                 "and keys of its base such as nc, scales, activation)"
             )
+
+
+def _backbone(overlay: dict[str, Any], name: str) -> list[list[Any]]:
+    """Rows of ``backbone:``, checked one by one."""
+    entries = _entries(overlay, "backbone", name)
+    if not entries:
+        raise YoloAttnError(
+            f"{name} backbone: no rows (accepted: a list of [from, repeats, module, args], or drop "
+            "`backbone` to keep the base's)"
+        )
+    rows = [_row(entry, name, f"backbone {k}", "from") for k, entry in enumerate(entries, 1)]
+    return [[source, *rest] for source, rest in rows]
 
 
 def _entries(overlay: dict[str, Any], key: str, name: str) -> list[Any]:

@@ -1,0 +1,264 @@
+"""The zoo: every family has every block, every file builds, and its comment is true."""
+
+from __future__ import annotations
+
+import re
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.test_cli import run
+from tests.transfer_harness import detection, lively
+from yolo_attn.errors import YoloAttnError
+from yolo_attn.paths import PACKAGE, zoo_dir
+from yolo_attn.registry import block_info, find_block, list_blocks
+from yolo_attn.seam.dry_run import load_model_yaml, scales_of
+from yolo_attn.seam.overlay import is_overlay, read_yaml, without_scale
+from yolo_attn.seam.taps import find_taps
+from yolo_attn.seam.weights import transfer
+from yolo_attn.zoo import base_names, check, config_names, describe, latency, select, with_scale
+
+sys.path.insert(0, str(PACKAGE.parent / "scripts"))
+
+FAMILIES = ("yolov5", "yolov7-tiny", "yolov8", "yolov9t", "yolov9c")
+MAIN_BLOCKS = (
+    "NonLocal", "GlobalContext", "CoordAtt", "CrissCross", "BiFormer", "EMA", "SimAM", "LSK",
+    "CBAM", "ContextAggregation",
+)  # fmt: skip
+OVERLAYS = [n for n in config_names() if is_overlay(read_yaml(zoo_dir() / n))]
+STRIDE_64 = ("yolov7-w6", "yolov7-e6", "yolov7-d6", "yolov7-e6e")
+
+
+@cache
+def smallest(name: str) -> dict[str, Any]:
+    """A config at its smallest scale, expanded."""
+    (found,) = select(name)
+    return load_model_yaml(found)
+
+
+def rows_of(d: dict[str, Any]) -> list[Any]:
+    return [*d["backbone"], *d["head"]]
+
+
+def header(name: str) -> str:
+    """The comment at a file's beginning as one line."""
+    lines = (zoo_dir() / name).read_text(encoding="utf-8").splitlines()
+    count = next(i for i, line in enumerate(lines) if not line.startswith("#"))
+    return " ".join(line.lstrip("# ") for line in lines[:count])
+
+
+# Files
+
+
+def test_every_family_has_every_block_and_two_more_have_the_main_ones() -> None:
+    wanted = {f"{f}-{b.lower()}.yaml" for f in FAMILIES for b in list_blocks()}
+    wanted |= {f"{f}-{b.lower()}.yaml" for f in ("yolov7", "yolov8-p2") for b in MAIN_BLOCKS}
+    assert sorted(wanted - set(config_names())) == []
+
+
+def test_a_file_that_its_name_places_in_a_family_holds_that_block() -> None:
+    known = {b.lower(): b for b in list_blocks()}
+    for name in OVERLAYS:
+        base, _, block = Path(name).stem.rpartition("-")
+        if block in known:
+            assert read_yaml(zoo_dir() / name)["base"] == f"{base}.yaml"
+            found = {row[2] for row in rows_of(smallest(name)) if find_block(row[2])}
+            layers = {b for b in found if block_info(b).layer}
+            assert found - layers == {known[block]}, name
+
+
+def test_the_files_are_what_the_script_writes() -> None:
+    from write_zoo import write_all
+
+    for name, text in write_all().items():
+        assert (zoo_dir() / name).read_text(encoding="utf-8") == text, name
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_the_header_comment_is_true(name: str) -> None:
+    said, d = header(name), smallest(name)
+    blocks = {row[2] for row in rows_of(d) if find_block(row[2]) and not block_info(row[2]).layer}
+    assert set(re.findall(r"\w+", said)) & set(list_blocks()) == blocks
+    for block in blocks - {"MDCR", "DASI"}:  # of one paper with PPA
+        assert block_info(block).paper in said
+    named = set(re.findall(r"\b[PN]\d\b", said))
+    labels = dict(map(tuple, d["yolo_attn"]["labels"]))
+    used = {t for text in labels.values() for t in re.findall(r"\b[PN]\d\b", text)}
+    if "backbone" in read_yaml(zoo_dir() / name):
+        assert named <= set(find_taps(d)) and not used
+    else:
+        assert named == used
+    for line in (zoo_dir() / name).read_text(encoding="utf-8").splitlines():
+        assert len(line) <= 112
+
+
+def test_a_short_name_is_the_model_that_it_is_short_for() -> None:
+    assert rows_of(load_model_yaml("yolov8n-gc.yaml")) == rows_of(
+        load_model_yaml("yolov8n-globalcontext.yaml")
+    )
+
+
+# Building
+
+
+def is_slow(name: str) -> bool:
+    """YOLOv9-C has the rows of YOLOv9-T, wider; YOLOv8 is built with real weights below."""
+    return name.startswith(("yolov9c", "yolov8"))
+
+
+@pytest.mark.parametrize("name", [n for n in [*config_names(), *base_names()] if not is_slow(n)])
+def test_each_config_passes_check_at_its_smallest_scale(name: str) -> None:
+    (found,) = select(name)
+    (line,) = check(found)
+    assert ": ok, " in line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", config_names())
+def test_each_config_passes_check_at_every_scale(name: str) -> None:
+    lines = check(name)
+    assert len(lines) == len(scales_of(smallest(name)))
+    assert all(": ok, " in line for line in lines)
+
+
+def forward(name: str) -> torch.nn.Module:
+    """Build a config with real weights at its smallest scale and run it."""
+    model = detection(select(name)[0]).eval()
+    side = 128 if name.startswith(STRIDE_64) else 64
+    with torch.inference_mode():
+        predictions = model(torch.rand(1, 3, side, side))[0]
+    assert torch.isfinite(predictions).all()
+    assert predictions.shape[:2] == (1, 84)
+    return model
+
+
+@cache
+def base_of(name: str) -> tuple[torch.nn.Module, torch.Tensor, torch.Tensor]:
+    """A base with weights that matter, an image, and what it predicts there."""
+    model = lively(detection(name)).eval()
+    torch.manual_seed(1)
+    x = torch.rand(1, 3, 64, 64)
+    with torch.inference_mode():
+        return model, x, model(x)[0]
+
+
+def runs_and_starts_as_its_base(name: str) -> None:
+    model, d = forward(name), smallest(name)
+    source, x, wanted = base_of(with_scale(d["yolo_attn"]["base"], d.get("scale") or ""))
+    transfer(model, source)
+    with torch.inference_mode():
+        got = model(x)[0]
+    assert (got - wanted).abs().max() <= 1e-5 * wanted.abs().max()
+
+
+STARTS_AS_BASE = [n for n in OVERLAYS if "-revcolumns" not in n]
+OTHERS = [n for n in [*config_names(), *base_names()] if n not in STARTS_AS_BASE]
+
+
+@pytest.mark.parametrize("name", [n for n in STARTS_AS_BASE if n.startswith("yolov8")])
+def test_an_overlay_runs_and_starts_from_the_predictions_of_its_base(name: str) -> None:
+    runs_and_starts_as_its_base(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n in STARTS_AS_BASE if not n.startswith("yolov8")])
+def test_overlays_of_other_families_do_so_too(name: str) -> None:
+    runs_and_starts_as_its_base(name)
+
+
+@pytest.mark.parametrize("name", [n for n in OTHERS if n.startswith("yolov8")])
+def test_other_configs_run(name: str) -> None:
+    forward(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n in OTHERS if not n.startswith("yolov8")])
+def test_other_configs_of_other_families_run(name: str) -> None:
+    forward(name)
+
+
+@pytest.mark.parametrize("family", ("yolov8n", "yolov9t"))
+def test_columns_under_a_neck_keep_the_weights_of_neck_and_head(family: str) -> None:
+    source, _, _ = base_of(f"{family}.yaml")
+    model = detection(f"{family}-revcolumns.yaml").eval()
+    transfer(model, source)
+    split, shift = len(source.yaml["backbone"]), len(model.model) - len(source.model)
+    for i in range(split, len(source.model)):
+        theirs, own = source.model[i].state_dict(), model.model[i + shift].state_dict()
+        assert theirs.keys() == own.keys()
+        assert all(torch.equal(theirs[k], own[k]) for k in theirs)
+
+
+@pytest.mark.parametrize("base", ("yolov10n", "yolo11n", "yolo12n", "yolo26n"))
+def test_the_same_overlays_fit_later_families(base: str, tmp_path: Path) -> None:
+    from ultralytics.utils import ROOT
+
+    if not [*(ROOT / "cfg" / "models").rglob(f"{without_scale(base + '.yaml')}")] and not [
+        *(ROOT / "cfg" / "models").rglob(f"{base}.yaml")
+    ]:
+        pytest.skip(f"this Ultralytics has no {base}")
+    places = {
+        "GlobalContext": ("P5",),
+        "SimAM": ("P3", "P4", "P5"),
+        "ContextAggregation": ("N3", "N4", "N5"),
+        "DASI": ("N4", "N3", "N5"),
+        "AFNB": ("P5", "P4"),
+    }
+    for block, taps in places.items():
+        at = [word for tap in taps for word in ("--at", tap)]
+        run("new", f"{base}.yaml", block, *at, "--out", str(tmp_path))
+        d = load_model_yaml(str(tmp_path / f"{base}-{block.lower()}.yaml"))
+        assert block in {row[2] for row in rows_of(d)}
+
+
+# What the table says
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "yolov8n-nonlocal.yaml",
+        "yolov8n-dasi.yaml",
+        "yolov8n-revcolumns.yaml",
+        "yolov8n-hcfnet.yaml",
+        "yolov8n-rows-example.yaml",
+    ],
+)
+def test_the_table_says_what_yolo_says_of_the_built_model(name: str) -> None:
+    from ultralytics.utils.torch_utils import get_flops
+
+    config, model = describe(name), detection(name)
+    assert config.parameters == sum(p.numel() for p in model.parameters())
+    assert config.gflops == pytest.approx(get_flops(model, 640), rel=1e-6)
+
+
+def test_the_table_of_the_docs_has_every_config() -> None:
+    text = (PACKAGE.parent / "docs" / "zoo.md").read_text(encoding="utf-8")
+    missing = [n for n in select("*") if f"| {n} |" not in text]
+    assert not missing, "python scripts/zoo_table.py writes it"
+
+
+def test_zoo_lists_bases_and_measures_latency() -> None:
+    table = run("zoo", "yolov7-tiny.yaml", "--imgsz", "64", "--latency")
+    assert "bases of the zoo's own" in table and "8,144,864" in table and " ms " in table
+    assert latency("yolov7-tiny.yaml", imgsz=64, runs=1) > 0
+    assert "multiple of 32" in run("zoo", "yolov8-se.yaml", "--imgsz", "100", code=1)
+
+
+def test_zoo_at_a_scale_leaves_out_what_has_no_scales() -> None:
+    assert select("yolov*-simam", "m") == [
+        "yolov5m-simam.yaml",
+        "yolov8m-p2-simam.yaml",
+        "yolov8m-simam.yaml",
+    ]
+    with pytest.raises(YoloAttnError, match="has no scale 'm' .it has no scales"):
+        select("yolov9t-simam.yaml", "m")
+
+
+def test_the_wheel_takes_the_zoo_along() -> None:
+    text = (PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8")
+    assert '"cfg" = "yolo_attn/cfg"' in text
