@@ -17,7 +17,7 @@ from yolo_attn.evaluation.regions import coverage
 
 SEEDS = range(12)
 NUMBERS = {1: "a", 2: "b", 4: "c"}
-RULES = CocoRules("small set", (1, 3, 20), (0, 8, 16, 40))
+RULES = CocoRules("small set", (1, 3, 20), (0, 8, 16, 40), drop_covered=True)
 
 
 def scene(seed: int, *, ties: bool = True, whole: bool = True, images: int = 5):

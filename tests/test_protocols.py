@@ -191,6 +191,7 @@ def test_wrong_options_are_one_line(args, said):
     given = dict(zip(args[::2], args[1::2]))
     with pytest.raises(YoloAttnError) as raised:
         evaluate_command(
+            model=None,
             gt=CASES / "case2" / "annotations",
             pred=Path(given.get("--pred", CASES / "case2" / "detections")),
             protocol=[given["--protocol"]] if "--protocol" in given else None,

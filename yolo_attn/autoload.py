@@ -37,8 +37,18 @@ REDIRECTS = {
     "ultralytics.engine.trainer": {
         "BaseTrainer._setup_train": "yolo_attn.seam.losses:setup_train",
         "BaseTrainer.setup_model": "yolo_attn.seam.freeze:setup_model",
+        "BaseTrainer.save_metrics": "yolo_attn.seam.size_metrics:save_metrics",
+    },
+    "ultralytics.models.yolo.detect.val": {
+        "DetectionValidator.init_metrics": "yolo_attn.seam.size_metrics:init_metrics",
+        "DetectionValidator.update_metrics": "yolo_attn.seam.size_metrics:update_metrics",
+        "DetectionValidator.gather_stats": "yolo_attn.seam.size_metrics:gather_stats",
+        "DetectionValidator.get_stats": "yolo_attn.seam.size_metrics:get_stats",
+        "DetectionValidator.print_results": "yolo_attn.seam.size_metrics:print_results",
     },
 }
+# Methods that old versions do without: there, only rank 0 validates.
+SINCE = {"DetectionValidator.gather_stats"}
 
 
 def disabled() -> bool:
@@ -122,6 +132,8 @@ def _redirect(module: Any) -> None:
         if owner and not hasattr(module, owner):
             continue  # a model class that this version does not have yet
         holder = getattr(module, owner) if owner else module
+        if name in SINCE and function not in vars(holder):
+            continue
         if not redirect(getattr(holder, function, None), handler):
             _warn(
                 f"found no plain function {name}() in {module.__name__} of this Ultralytics "

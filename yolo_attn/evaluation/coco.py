@@ -53,12 +53,14 @@ BIN_NAMES = {
 class CocoRules:
     """One variant of the protocol: its name, caps (per image and class) and size bins.
 
-    `edges` are in px (square root of the area); a box on an edge belongs to both bins.
+    `edges` are in px (square root of the area); a box on an edge belongs to both bins. With
+    `drop_covered`, boxes that ignored regions cover are dropped, as in the VisDrone protocol.
     """
 
     name: str
     max_dets: tuple[int, ...] = (1, 10, 100)
     edges: tuple[float, ...] = (0, 32, 96, LARGEST)
+    drop_covered: bool = False
 
     def __post_init__(self) -> None:
         caps, edges = tuple(sorted(set(self.max_dets))), tuple(self.edges)
@@ -85,30 +87,31 @@ class CocoRules:
 
 
 COCO = CocoRules("COCO")
-COCO_500 = CocoRules("COCO-500", (1, 10, 500))
+COCO_500 = CocoRules("COCO-500", (1, 10, 500), drop_covered=True)
 TINY = CocoRules("tiny", (1, 100, 1500), (2, 8, 16, 32, 64))
 
 
 def evaluate(gt: GroundTruth, dets: Detections, rules: CocoRules = COCO) -> dict[str, Any]:
     """Score detections with COCOeval's rules; all values in percent, unrounded, -1 without objects.
 
-    Boxes of ignored regions are dropped as in the VisDrone protocol and `gt.ignored` are crowds;
-    "ignored" in the result says how many.
+    `gt.ignored` are crowds. COCOeval knows no ignored regions: they change nothing unless
+    `rules.drop_covered`. "ignored" in the result says what was done.
 
     Args:
         gt: `area` decides the size bin.
         dets: of equal scores in an image, the first comes first.
-        rules: caps and bins.
+        rules: caps, bins, and what ignored regions do.
 
     Returns:
         The metrics, "per_class", "AP50_by_area", "AP_per_iou" and "AP_per_maxDets", named as by
         pycocotools ("AR_10" is the recall at 10 detections), and "metrics" with the means alone.
 
     Raises:
-        YoloAttnError: there are regions but no `sizes`; a detection of no known image.
+        YoloAttnError: `rules.drop_covered`, and there are regions but no `sizes`; a detection of
+            no known image.
     """
     check_images(gt, dets)
-    gt, dets, note = _outside_regions(gt, dets)
+    gt, dets, note = _without_covered(gt, dets, rules)
     tables = _faster_tables(gt, dets, rules)
     return {**_result(tables, gt.classes, rules), "ignored": note}
 
@@ -116,7 +119,7 @@ def evaluate(gt: GroundTruth, dets: Detections, rules: CocoRules = COCO) -> dict
 def match_records(gt: GroundTruth, dets: Detections, rules: CocoRules = COCO) -> MatchRecords:
     """Match all classes at all thresholds and size bins; arguments and errors as `evaluate`."""
     check_images(gt, dets)
-    gt, dets, _ = _outside_regions(gt, dets)
+    gt, dets, _ = _without_covered(gt, dets, rules)
     numbers = np.array(list(gt.classes), np.int64)
     gt = gt.keep(np.isin(gt.category, numbers))
     dets = dets.keep(np.isin(dets.category, numbers))
@@ -220,13 +223,19 @@ class _FasterTables:
     by_cap: Floats  # (M, K, T) AP of all sizes
 
 
-def _outside_regions(
-    gt: GroundTruth, dets: Detections
+def _without_covered(
+    gt: GroundTruth, dets: Detections, rules: CocoRules
 ) -> tuple[GroundTruth, Detections, dict[str, Any]]:
-    gt_kept, det_kept = keep_outside_regions(gt, dets)
+    gt_kept, det_kept = np.ones(len(gt.boxes), bool), np.ones(len(dets.boxes), bool)
+    if rules.drop_covered:
+        gt_kept, det_kept = keep_outside_regions(gt, dets)
+    done = (
+        "boxes covered by ignored regions to a half or more are dropped"
+        if rules.drop_covered
+        else "ignored regions change nothing"
+    )
     note = {
-        "rule": "boxes covered by ignored regions to a half or more are dropped; ignored boxes are "
-        "crowds",
+        "rule": f"{done}; ignored boxes are crowds",
         "regions": len(gt.region_boxes),
         "objects_dropped": int((~gt_kept).sum()),
         "detections_dropped": int((~det_kept).sum()),

@@ -29,7 +29,7 @@ def read_coco(
         YoloAttnError: broken input; names file and element (or line, if it is not JSON).
     """
     warnings = Warnings()
-    gt, images = _read_ground_truth(Path(gt_file), warnings)
+    gt, images = read_ground_truth(gt_file, warnings)
     dets = _read_results(Path(pred_file), Path(gt_file), gt, images, warnings)
     return gt, dets, warnings
 
@@ -59,7 +59,18 @@ def read_json(path: Path) -> Any:
         raise YoloAttnError(f"{path}: not JSON that can be read ({error})") from error
 
 
-def _read_ground_truth(path: Path, warnings: Warnings) -> tuple[GroundTruth, dict[Any, int]]:
+def read_ground_truth(
+    gt_file: str | Path, warnings: Warnings
+) -> tuple[GroundTruth, dict[Any, int]]:
+    """Read COCO annotations; a VisDrone conversion's `ignored_regions` too.
+
+    Returns:
+        Ground truth (images in the order of their ids) and {image id: index}.
+
+    Raises:
+        YoloAttnError: broken input; names file and element.
+    """
+    path = Path(gt_file)
     content = read_json(path)
     if not isinstance(content, dict):
         raise YoloAttnError(
@@ -84,15 +95,20 @@ def _read_ground_truth(path: Path, warnings: Warnings) -> tuple[GroundTruth, dic
         where = f"{path}: images[{listed[i]}]"
         image_names.append(_get(row, "file_name", (str,), where) if "file_name" in row else str(i))
     columns = _annotations(path, table["annotations"], index, names, warnings)
-    return (
-        GroundTruth(
-            image_names,
-            names,
-            *columns,
-            sizes=_sizes(images),
-        ),
-        index,
-    )
+    regions = _regions(path, content.get("ignored_regions", []), index)
+    return GroundTruth(image_names, names, *columns, *regions, sizes=_sizes(images)), index
+
+
+def _regions(path: Path, rows: Any, index: dict[Any, int]) -> tuple[list[int], list[Any]]:
+    image, boxes = [], []
+    for i, row in enumerate(_objects(rows, f"{path}: 'ignored_regions'", f"{path}: regions")):
+        where = f"{path}: ignored_regions[{i}]"
+        image_id = _get(row, "image_id", (int, str), where)
+        if image_id not in index:
+            raise YoloAttnError(f"{where}: image_id {image_id!r:.40} is not in 'images'")
+        image.append(index[image_id])
+        boxes.append(_box(row, where))
+    return image, boxes
 
 
 def _annotations(

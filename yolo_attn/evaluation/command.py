@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, List, Optional
 
 import typer
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from yolo_attn.errors import YoloAttnError
 
 
 def evaluate_command(
-    gt: Path = typer.Option(..., help="Folder of VisDrone annotations, or a COCO JSON file."),
-    pred: Path = typer.Option(..., help="Folder of VisDrone result files, or COCO results JSON."),
+    model: Optional[str] = typer.Argument(
+        None, help="A checkpoint, ours or stock, to run on --data."
+    ),
+    data: Optional[str] = typer.Option(None, help="Dataset YAML, with MODEL."),
+    split: str = typer.Option("val", help="train, val or test, with MODEL."),
+    imgsz: Optional[int] = typer.Option(
+        None, help="Side of the input, with MODEL; by default that of its training."
+    ),
+    max_det: int = typer.Option(
+        500, "--max-det", help="Detections an image that MODEL may give (Ultralytics: 300)."
+    ),
+    batch: int = typer.Option(16, help="Images at once, with MODEL."),
+    device: Optional[str] = typer.Option(None, help="cpu, 0, 0,1 ..., with MODEL."),
+    gt: Optional[Path] = typer.Option(
+        None, help="Instead of MODEL: folder of VisDrone annotations, or a COCO JSON file."
+    ),
+    pred: Optional[Path] = typer.Option(
+        None, help="With --gt: folder of VisDrone result files, or COCO results JSON."
+    ),
     protocol: Optional[List[str]] = typer.Option(
         None, help="coco, coco-500, tiny or visdrone; again for more. By default all."
     ),
@@ -42,18 +56,36 @@ def evaluate_command(
     ),
     as_json: bool = typer.Option(False, "--json", help="Print JSON for programs."),
 ) -> None:
-    """Score prediction files under each protocol, in percent.
+    """Score a checkpoint, or prediction files, under each protocol, in percent.
+
+    Example: yolo-attn evaluate best.pt --data datasets/VisDrone.yaml
 
     Example: yolo-attn evaluate --protocol visdrone --gt annotations --pred detections
     --sizes sizes.json --json
     """
-    from yolo_attn.evaluation import protocols
+    from yolo_attn.evaluation import protocols, tables
     from yolo_attn.evaluation.records import save_records
 
     chosen = _protocols(protocol, max_dets, bins)
     edges = _numbers("--bins", bins) if bins else None
-    with Console(stderr=True).status("evaluating"):
+    extra, said = {}, []
+    if model is not None:
+        if gt or pred or sizes or not data:
+            raise YoloAttnError(
+                f"{model}: goes with --data DATA.yaml, not with --gt, --pred, --sizes"
+            )
+        from yolo_attn.evaluation.predict import predict
+
+        found = predict(
+            model, data, split=split, imgsz=imgsz, max_det=max_det, batch=batch, device=device
+        )
+        truth, dets, warnings, said = found.truth.gt, found.dets, found.warnings, found.notes
+        extra = {"ultralytics": found.ultralytics}
+    elif gt is None or pred is None:
+        raise YoloAttnError("give a checkpoint and --data DATA.yaml, or --gt and --pred")
+    else:
         truth, dets, warnings = _read(gt, pred, sizes)
+    with Console(stderr=True).status("evaluating"):
         results = protocols.evaluate(truth, dets, chosen)
         if errors:
             from yolo_attn.evaluation.errors import EDGES, error_analysis, plot_errors
@@ -64,24 +96,28 @@ def evaluate_command(
             save_records(records, protocols.match_records(truth, dets, chosen))
         if save_visdrone:
             _save_visdrone(save_visdrone, truth, dets, warnings)
+    said = [*said, *tables.notes(results)]
     if as_json:
         # One protocol as its golden file has it; several by name.
         answer = dict(results) if len(results) > 1 else dict(*results.values())
+        answer.update(extra)
         if errors:
             answer["errors"] = analysis
-        print(json.dumps({**answer, "warnings": warnings.as_dict()}, indent=2))
+        print(json.dumps({**answer, "notes": said, "warnings": warnings.as_dict()}, indent=2))
         return
     console = Console() if sys.stdout.isatty() else Console(width=200)
-    for table in (_overall(results), _by_class(results)):
+    results = {**results, **extra}
+    for table in (tables.overall(results), tables.by_class(results)):
         console.print(table)
     if errors:
-        console.print(_error_table(analysis))
-    for line in [*warnings.lines(), *_notes(results)]:
+        console.print(tables.errors(analysis))
+    for line in [*warnings.lines(), *said]:
         print(f"note: {line}", file=sys.stderr)
 
 
 def _protocols(names: Optional[List[str]], max_dets: Optional[str], bins: Optional[str]) -> Any:
-    from yolo_attn.evaluation.coco import CocoRules
+    from dataclasses import replace
+
     from yolo_attn.evaluation.protocols import PROTOCOLS, pick
 
     chosen = pick(names or PROTOCOLS)
@@ -97,7 +133,8 @@ def _protocols(names: Optional[List[str]], max_dets: Optional[str], bins: Option
     if any(cap % 1 for cap in caps):
         raise YoloAttnError(f"--max-dets {max_dets}: accepted are whole numbers of 1 or more")
     edges = _numbers("--bins", bins) if bins else rules.edges
-    chosen[coco[0]] = CocoRules(rules.name, tuple(int(cap) for cap in caps), edges)
+    caps = tuple(int(cap) for cap in caps)
+    chosen[coco[0]] = replace(rules, max_dets=caps, edges=edges)
     return chosen
 
 
@@ -132,75 +169,9 @@ def _read(gt: Path, pred: Path, sizes: Optional[Path]) -> Any:
 def _save_visdrone(folder: Path, truth: Any, dets: Any, warnings: Any) -> None:
     from yolo_attn.evaluation.submission import write_visdrone
 
-    left_out = write_visdrone(folder, truth.names, dets)
+    # Label files number the classes from 0, the official files from 1.
+    shift = int(min(truth.classes, default=1) == 0)
+    left_out = write_visdrone(folder, truth.names, dets, shift=shift)
     if left_out:
         what = "detection not written (beyond the 500 of an image, or of category 0 or 11)"
         warnings.count(what, str(folder), left_out)
-
-
-def _columns(results: Dict[str, Any]) -> Dict[str, Dict[str, Any]]:
-    """Column title -> metrics; VisDrone's plain class mean stands beside it."""
-    columns = {}
-    for result in results.values():
-        caps = result.get("max_dets") or result["params"]["maxDets"]
-        columns[f"{result['protocol']}, {caps[-1]} detections"] = result["metrics"]
-        if "unweighted_mean" in result:
-            columns[f"{result['protocol']}, plain class mean"] = result["unweighted_mean"]
-    return columns
-
-
-def _overall(results: Dict[str, Any]) -> Table:
-    columns = _columns(results)
-    # pycocotools writes AR_10 where the VisDrone toolkit writes AR10.
-    same = {
-        title: {re.sub(r"^AR_(\d+)$", r"AR\1", name): v for name, v in metrics.items()}
-        for title, metrics in columns.items()
-    }
-    names = list(dict.fromkeys(name for metrics in same.values() for name in metrics))
-    names.sort(key=lambda name: (name.startswith("AR"), _cap(name)))
-    table = Table("percent", *columns, title="All classes")
-    for name in names:
-        table.add_row(name, *(_shown(metrics.get(name)) for metrics in same.values()))
-    return table
-
-
-def _cap(name: str) -> float:
-    found = re.fullmatch(r"AR(\d+)", name)
-    return float(found[1]) if found else 1e9 if name.startswith("AR") else 0
-
-
-def _by_class(results: Dict[str, Any]) -> Table:
-    titles = [f"{r['protocol']} {name}" for r in results.values() for name in ("AP", "AP50")]
-    table = Table("class", *titles, title="By class")
-    for number, first in next(iter(results.values()))["per_class"].items():
-        rows = [r["per_class"][number] for r in results.values()]
-        cells = [_shown(row[name]) for row in rows for name in ("AP", "AP50")]
-        table.add_row(escape(first["name"]), *cells)
-    return table
-
-
-def _error_table(analysis: Dict[str, Any]) -> Table:
-    from yolo_attn.evaluation.errors import KINDS
-
-    table = Table("size in px", "objects", "AP50", *KINDS, title="dAP50 of each kind of error")
-    for name, row in analysis.items():
-        cells = [f"{row['dAP'][kind]:.2f} ({row['count'][kind]})" for kind in KINDS]
-        table.add_row(name, str(row["objects"]), _shown(row["AP50"]), *cells)
-    return table
-
-
-def _notes(results: Dict[str, Any]) -> List[str]:
-    """What the COCO columns did with ignored regions and boxes."""
-    for result in results.values():
-        note = result.get("ignored")
-        if note and (note["regions"] or note["crowds"]):
-            return [
-                f"COCO protocols: {note['regions']} ignored regions; {note['objects_dropped']} "
-                f"objects and {note['detections_dropped']} detections that they cover to a half or "
-                f"more are dropped; {note['crowds']} ignored boxes are crowds"
-            ]
-    return []
-
-
-def _shown(value: Optional[float]) -> str:
-    return "-" if value is None or value < 0 else f"{value:.2f}"

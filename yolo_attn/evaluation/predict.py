@@ -1,0 +1,250 @@
+"""Predictions of a checkpoint through Ultralytics' own validator, as arrays.
+
+The only module of this folder that knows Ultralytics; the protocols never import it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from yolo_attn.errors import YoloAttnError
+from yolo_attn.evaluation.boxes import Detections
+from yolo_attn.evaluation.ground_truth import DatasetTruth, dataset_truth
+from yolo_attn.evaluation.notes import Warnings
+
+CONFIDENCE, NMS_IOU = 0.001, 0.7  # what `yolo val` takes by default
+MAX_DET = 500  # an image; Ultralytics' 300 cut dense scenes
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model found in a split, and what there is.
+
+    Attributes:
+        truth: ground truth of the images.
+        dets: detections, in an image by descending score.
+        ultralytics: what `yolo val` prints: "metrics" in percent (AP50, AP75, AP and the
+            precision P and recall R at the best F1), and "per_class".
+        notes: how the detections were made, for a person.
+        warnings: what was odd.
+    """
+
+    truth: DatasetTruth
+    dets: Detections
+    ultralytics: dict[str, Any]
+    notes: list[str]
+    warnings: Warnings = field(default_factory=Warnings)
+
+
+def predict(
+    model: str,
+    data: str,
+    *,
+    split: str = "val",
+    imgsz: int | None = None,
+    max_det: int = MAX_DET,
+    batch: int = 16,
+    device: str | None = None,
+) -> Prediction:
+    """Run a model on a split of a dataset as `yolo val` does.
+
+    Args:
+        model: a checkpoint or an exported model, ours or stock, for detection.
+        data: a dataset YAML.
+        split: train, val or test.
+        imgsz: side of the input in pixels; by default that of the training, as in `yolo val`.
+        max_det: detections an image at most.
+        batch: images at once.
+        device: as in Ultralytics; by default the first GPU, else the CPU.
+
+    Raises:
+        YoloAttnError: a model or dataset that cannot be loaded, whose classes differ in number, or
+            whose sidecar does not fit.
+    """
+    with _output_on_stderr():
+        from yolo_attn.data.stats_read import load_dataset
+
+        content = load_dataset(data)
+        if not content.get(split):
+            splits = [s for s in ("train", "val", "test") if content.get(s)]
+            raise YoloAttnError(f"{data}: no split {split!r} (it has {', '.join(splits)})")
+        validator = _validate(model, data, split, imgsz, max_det, batch, device)
+    warnings = Warnings()
+    _compare_names(validator, warnings)
+    labels = labels_of(validator, validator.shapes)
+    truth = dataset_truth(content["path"], split, content["names"], labels, warnings)
+    dets = truth.detections(validator.found)
+    removal = "no NMS (end to end)" if getattr(validator, "end2end", False) else f"NMS {NMS_IOU}"
+    notes = [
+        f"predictions as of `yolo val` at imgsz={validator.args.imgsz}: confidence {CONFIDENCE}, "
+        f"{removal}, at most {max_det} detections an image (--max-det), boxes in pixels of the "
+        "original images",
+        f"ground truth: {truth.source}"
+        + ("" if ".json" in truth.source else " (crowds and ignored regions are not known)"),
+    ]
+    return Prediction(truth, dets, _ultralytics(validator, truth), notes, warnings)
+
+
+def native_predictions(validator: Any, preds: Any, batch: dict[str, Any]) -> dict[str, np.ndarray]:
+    """A batch's predictions in pixels of the original images.
+
+    Args:
+        validator: an Ultralytics `DetectionValidator`.
+        preds: what its `update_metrics` gets.
+        batch: likewise.
+
+    Returns:
+        {image path: (n, 6) x1, y1, x2, y2, score, class}.
+    """
+    import torch
+
+    found = {}
+    for i, pred in enumerate(preds):
+        placed = validator._prepare_batch(i, batch)
+        if hasattr(validator, "scale_preds"):  # in 8.3.253, not yet in 8.3.100
+            copy = {name: column.clone() for name, column in pred.items()}
+            scaled = validator.scale_preds(validator._prepare_pred(copy), placed)
+        else:
+            copy = (
+                pred.clone() if hasattr(pred, "clone") else {k: v.clone() for k, v in pred.items()}
+            )
+            scaled = validator._prepare_pred(copy, placed)
+        if isinstance(scaled, dict):
+            columns = (scaled["bboxes"], scaled["conf"][:, None], scaled["cls"][:, None])
+            scaled = torch.cat([column.float() for column in columns], 1)
+        found[str(batch["im_file"][i])] = scaled[:, :6].double().cpu().numpy()
+    return found
+
+
+def image_shapes(batch: dict[str, Any]) -> dict[str, tuple[int, int]]:
+    """Image path -> height and width of the original image, of a batch."""
+    return {
+        str(path): (int(shape[0]), int(shape[1]))
+        for path, shape in zip(batch["im_file"], batch["ori_shape"])
+    }
+
+
+def labels_of(validator: Any, shapes: Mapping[str, tuple[int, int]]) -> list[dict[str, Any]]:
+    """Labels of the images that a validator ran on, with `shape`, which it may have taken out."""
+    dataset = validator.dataloader.dataset
+    rows = [row for part in getattr(dataset, "datasets", [dataset]) for row in part.labels]
+    paths = [str(row["im_file"]) for row in rows]
+    return [{**row, "shape": shapes[path]} for path, row in zip(paths, rows) if path in shapes]
+
+
+def _validate(
+    model: str,
+    data: str,
+    split: str,
+    imgsz: int | None,
+    max_det: int,
+    batch: int,
+    device: str | None,
+) -> Any:
+    """The validator after its run; `found` holds the predictions."""
+    from ultralytics import YOLO
+
+    try:
+        net = YOLO(model)
+        if net.task != "detect":
+            raise YoloAttnError(f"{model}: is a model for {net.task}; evaluated are detectors")
+        with tempfile.TemporaryDirectory(prefix="yolo-attn-") as scratch:
+            held: list[Any] = []
+            side = {} if imgsz is None else {"imgsz": imgsz}
+            net.val(
+                validator=_recorder(net._smart_load("validator"), held),
+                data=data, split=split, max_det=max_det, batch=batch, device=device, **side,
+                conf=CONFIDENCE, iou=NMS_IOU, plots=False, save_json=False, save_txt=False,
+                project=scratch, name="val", exist_ok=True,
+            )  # fmt: skip
+        return held[0]
+    except YoloAttnError:
+        raise
+    except Exception as error:  # Ultralytics raises many kinds, some with several lines
+        text = " ".join(str(error).split())
+        raise YoloAttnError(
+            f"{model} on {data}: Ultralytics could not run it ({type(error).__name__}: {text})"
+        ) from error
+
+
+def _recorder(validator: type, held: list[Any]) -> type:
+    """The task's validator, which also keeps every prediction in `found`."""
+
+    class Recorder(validator):  # type: ignore[misc, valid-type]
+        size_metrics = False  # this run has its own tables (seam/size_metrics.py)
+
+        def init_metrics(self, model: Any) -> None:
+            super().init_metrics(model)
+            self.found: dict[str, np.ndarray] = {}
+            self.shapes: dict[str, tuple[int, int]] = {}
+            held.append(self)
+            if len(self.names) > len(self.data["names"]):
+                raise YoloAttnError(
+                    f"{self.args.model}: predicts {len(self.names)} classes, but {self.args.data} "
+                    f"has {len(self.data['names'])}; train it on that dataset first"
+                )
+
+        def update_metrics(self, preds: Any, batch: dict[str, Any]) -> None:
+            super().update_metrics(preds, batch)
+            self.found.update(native_predictions(self, preds, batch))
+            self.shapes.update(image_shapes(batch))
+
+    return Recorder
+
+
+def _compare_names(validator: Any, warnings: Warnings) -> None:
+    ours, theirs = dict(validator.data["names"]), dict(validator.names)
+    for number, name in ours.items():
+        if number not in theirs:
+            warnings.count(
+                "class of the dataset that the model does not have", f"{number} {name!r}"
+            )
+        elif theirs[number] != name:
+            what = "class that model and dataset name differently (paired by number)"
+            warnings.count(what, f"{number} {theirs[number]!r} and {name!r}")
+
+
+def _ultralytics(validator: Any, truth: DatasetTruth) -> dict[str, Any]:
+    box = validator.metrics.box
+    values = {"AP": box.map, "AP50": box.map50, "AP75": box.map75, "P": box.mp, "R": box.mr}
+    metrics = {name: 100 * float(value) for name, value in values.items()}
+    per_class = {
+        str(number): {"name": truth.gt.classes[number], "AP": None, "AP50": None}
+        for number in truth.gt.classes
+    }
+    for i, index in enumerate(box.ap_class_index):
+        row = per_class[str(truth.categories[int(index)])]
+        row.update(AP=100 * float(box.ap[i]), AP50=100 * float(box.ap50[i]))
+    return {
+        "protocol": "Ultralytics",
+        **metrics,
+        "metrics": metrics,
+        "per_class": per_class,
+        "max_dets": [validator.args.max_det],
+    }
+
+
+@contextlib.contextmanager
+def _output_on_stderr() -> Iterator[None]:
+    """Ultralytics prints to stdout, which belongs to our table or JSON."""
+    stdout = sys.stdout
+    with contextlib.redirect_stdout(sys.stderr):
+        from ultralytics.utils import LOGGER  # its first import prints, too
+
+        streams = (h for h in LOGGER.handlers if isinstance(h, logging.StreamHandler))
+        handlers = [h for h in streams if h.stream is stdout]
+        for handler in handlers:
+            handler.setStream(sys.stderr)
+        try:
+            yield
+        finally:
+            for handler in handlers:
+                handler.setStream(stdout)
