@@ -17,6 +17,7 @@ from rich.table import Table
 from yolo_attn.data.commands import data_app
 from yolo_attn.errors import YoloAttnError
 from yolo_attn.evaluation.command import evaluate_command
+from yolo_attn.explain.command import explain_command
 
 app = typer.Typer(
     name="yolo-attn",
@@ -33,6 +34,7 @@ convert_app = typer.Typer(
 )
 app.add_typer(convert_app, name="convert")
 app.command("evaluate")(evaluate_command)
+app.command("explain")(explain_command)
 app.add_typer(data_app, name="data")
 
 JSON = typer.Option(False, "--json", help="Print JSON for programs.")
