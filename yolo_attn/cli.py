@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.progress import Progress, track
 from rich.table import Table
 
+from yolo_attn.ablation.command import ablate_command, report_command
 from yolo_attn.data.commands import data_app
 from yolo_attn.errors import YoloAttnError
 from yolo_attn.evaluation.command import evaluate_command
@@ -35,6 +36,8 @@ convert_app = typer.Typer(
 app.add_typer(convert_app, name="convert")
 app.command("evaluate")(evaluate_command)
 app.command("explain")(explain_command)
+app.command("ablate")(ablate_command)
+app.command("report")(report_command)
 app.add_typer(data_app, name="data")
 
 JSON = typer.Option(False, "--json", help="Print JSON for programs.")

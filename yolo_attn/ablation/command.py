@@ -1,0 +1,249 @@
+"""``yolo-attn ablate`` and ``yolo-attn report``: they parse, call, and print."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+import typer
+import yaml
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from yolo_attn.errors import YoloAttnError
+
+JSON = typer.Option(False, "--json", help="Print JSON for programs.")
+
+
+def ablate_command(
+    arguments: Optional[List[str]] = typer.Argument(
+        None, metavar="[STUDY.yaml] [KEY=VALUE]...", help="A study, and Ultralytics arguments."
+    ),
+    models: Optional[str] = typer.Option(None, help="Model YAMLs with commas, instead of a file."),
+    data: Optional[str] = typer.Option(None, help="A dataset YAML."),
+    seeds: Optional[str] = typer.Option(None, help="How many, or which with commas (3,4)."),
+    name: Optional[str] = typer.Option(None, help="Name of the study, also of its folder."),
+    baseline: Optional[str] = typer.Option(None, help="Arm to compare with; default the first."),
+    weights: Optional[str] = typer.Option(None, help="Checkpoint that every arm starts from."),
+    match: Optional[str] = typer.Option(None, help="Controls to add: params, flops or both."),
+    protocol: Optional[List[str]] = typer.Option(None, help="Protocol; again for more."),
+    project: Optional[str] = typer.Option(None, help="Folder of all studies."),
+    only: Optional[List[str]] = typer.Option(None, help="ARM or ARM/SEED; again for more."),
+    add_seeds: int = typer.Option(0, "--add-seeds", min=0, help="So many seeds more."),
+    dry_run: bool = typer.Option(False, "--dry-run", help="Print the plan, train nothing."),
+    force: bool = typer.Option(False, "--force", help="Do finished trials again."),
+    executor: str = typer.Option("local", help="local or ray."),
+    address: Optional[str] = typer.Option(None, help="Of the Ray cluster, e.g. auto."),
+    devices: Optional[str] = typer.Option(
+        None, help="With commas: cpu, or numbers of GPUs; default all GPUs, else the CPU."
+    ),
+    as_json: bool = JSON,
+) -> None:
+    """Train and compare several models over several seeds; run it again to continue.
+
+    Example: yolo-attn ablate --models yolov8n.yaml,yolov8n-gc.yaml --seeds 3 --data sirst.yaml
+    epochs=100 imgsz=640
+    """
+    from yolo_attn.ablation.executors.local import devices_here
+    from yolo_attn.ablation.report import write_report
+    from yolo_attn.ablation.runner import plan_study, run_plan, with_more_seeds
+
+    _check_executor(executor, address)
+    given = {
+        "data": data,
+        "name": name,
+        "baseline": baseline,
+        "weights": weights,
+        "match": match and match.split(","),
+        "protocols": protocol,
+        "project": project,
+        "seeds": seeds and _seeds(seeds),
+    }
+    with quiet_ultralytics():
+        study = study_from(arguments or [], models, given)
+        if add_seeds:
+            study = with_more_seeds(study, add_seeds)
+        plan = plan_study(study, force=force and not dry_run, only=only or ())
+        if dry_run:
+            _print_plan(plan, only or (), as_json)
+            return
+        own = study.train.get("device")
+        places = (
+            devices.split(",") if devices else [str(own)] if own is not None else devices_here()
+        )
+        outcome = run_plan(plan, _executor(executor, address, places), only=only or (), report=_say)
+        results = write_report(study.folder, device=places[0])
+    _print_results(results, as_json)
+    for job, error in outcome.failed:
+        _failed(f"{job.arm}/{job.seed}", error)
+    if outcome.busy:
+        names = ", ".join(f"{job.arm}/{job.seed}" for job in outcome.busy)
+        print(f"note: another process is at {names}; run again when it has ended", file=sys.stderr)
+    if outcome.failed:
+        raise typer.Exit(1)
+
+
+def report_command(
+    folder: Path = typer.Argument(..., metavar="RUN", help="Folder of a study."),
+    as_json: bool = JSON,
+) -> None:
+    """Write a study's report again: report.html, table.csv, table.tex and the pictures.
+
+    Example: yolo-attn report runs/ablation/p2
+    """
+    from yolo_attn.ablation.report import write_report
+
+    with quiet_ultralytics():
+        results = write_report(folder)
+    _print_results(results, as_json)
+
+
+def study_from(arguments: List[str], models: Optional[str], given: Dict[str, Any]) -> Any:
+    """A `Study` from what was typed.
+
+    Raises:
+        YoloAttnError: neither or both of a file and models; a word that is no KEY=VALUE.
+    """
+    from yolo_attn.ablation.spec import from_dict, read_study
+
+    files = [word for word in arguments if "=" not in word]
+    train = {}
+    for word in arguments:
+        key, equals, value = word.partition("=")
+        if equals:
+            train[key] = yaml.safe_load(value)
+    if len(files) + bool(models) != 1:
+        raise YoloAttnError(
+            "give one study file, or --models with --data (`yolo-attn ablate --help`); training "
+            f"arguments are KEY=VALUE{f', got {files}' if files else ''}"
+        )
+    given = {key: value for key, value in given.items() if value is not None}
+    if files:
+        return read_study(files[0], {**given, **({"train": train} if train else {})})
+    arms = [{"model": model.strip()} for model in models.split(",") if model.strip()]
+    return from_dict({**given, "arms": arms, "train": train}, "the command line")
+
+
+class quiet_ultralytics:  # noqa: N801 - reads as a function
+    """Keep Ultralytics' own lines off stdout, which belongs to the answer."""
+
+    def __enter__(self) -> None:
+        from ultralytics.utils import LOGGER
+
+        self.logger, self.level = LOGGER, LOGGER.level
+        LOGGER.setLevel("ERROR")
+
+    def __exit__(self, *_: object) -> None:
+        self.logger.setLevel(self.level)
+
+
+def _seeds(text: str) -> Any:
+    parts = text.split(",")
+    if not all(part.strip().isdigit() for part in parts):
+        raise YoloAttnError(f"--seeds {text!r} (accepted: how many, or which with commas: 3,4,5)")
+    return int(text) if len(parts) == 1 else [int(part) for part in parts]
+
+
+def _check_executor(executor: str, address: Optional[str]) -> None:
+    from yolo_attn.ablation.executors import EXECUTORS
+
+    if executor not in EXECUTORS:
+        raise YoloAttnError(f"--executor {executor!r} (accepted: {', '.join(EXECUTORS)})")
+    if address and executor != "ray":
+        raise YoloAttnError("--address goes with --executor ray")
+
+
+def _executor(executor: str, address: Optional[str], places: List[str]) -> Any:
+    if executor == "ray":
+        from yolo_attn.ablation.executors.ray import RayExecutor
+
+        return RayExecutor(address)
+    from yolo_attn.ablation.executors.local import LocalExecutor
+
+    return LocalExecutor(places)
+
+
+def _say(job: Any, record: Dict[str, Any]) -> None:
+    text = f"{job.arm}/{job.seed}: {record['status']}"
+    if record.get("metrics"):
+        first = next(iter(record["metrics"].values()))
+        text += f" in {record['seconds']:.0f} s, AP {first['metrics']['AP']:.2f}"
+    print(text, file=sys.stderr, flush=True)
+
+
+def _failed(name: str, error: Dict[str, Any]) -> None:
+    print(f"yolo-attn: error: {name}: {error['what']}; {error.get('log', '')}", file=sys.stderr)
+    for line in error["tail"]:
+        print(f"    {line}", file=sys.stderr)
+
+
+def _print_plan(plan: Any, only: Any, as_json: bool) -> None:
+    from yolo_attn.ablation.plan import estimated_seconds
+    from yolo_attn.ablation.runner import chosen
+    from yolo_attn.ablation.store import TrialFolder
+
+    seconds = estimated_seconds(plan)
+    trials = [
+        {
+            "arm": job.arm,
+            "seed": job.seed,
+            "status": TrialFolder(Path(job.folder)).status or "to do",
+            "chosen": chosen(job.arm, job.seed, only),
+            "command": " ".join(job.train),
+        }
+        for job in plan.jobs
+    ]
+    if as_json:
+        answer = {"study": plan.study.as_dict(), "arms": plan.arms, "trials": trials}
+        print(json.dumps({**answer, "flags": plan.flags, "seconds": seconds}, indent=2))
+        return
+    table = Table("arm", "seed", "status", "parameters", "GFLOPs", "command")
+    for t in trials:
+        cost = plan.arms[t["arm"]]
+        status = t["status"] if t["chosen"] else f"{t['status']} (not chosen)"
+        sizes = [f"{cost['parameters']:,}", f"{cost['gflops']:.2f}"]
+        table.add_row(t["arm"], str(t["seed"]), status, *sizes, escape(t["command"]))
+    _console().print(table)
+    for flag in plan.flags:
+        print(f"note: {flag}")
+    guess = "unknown before a first trial" if seconds is None else f"about {seconds:.0f} s"
+    print(f"{len(trials)} trials; time left on one device: {guess}")
+
+
+def _print_results(results: Any, as_json: bool) -> None:
+    from yolo_attn.ablation import tables
+
+    if as_json:
+        answer = {
+            "study": results.study.name,
+            "folder": str(results.study.folder),
+            "comparisons": [{"protocol": p, **c.as_dict()} for p, c in results.comparisons],
+            "arms": results.arms,
+            "flags": results.flags,
+            "failed": results.failed,
+            "unfinished": results.unfinished,
+        }
+        print(json.dumps(answer, indent=2))
+        return
+    table = Table(*tables.headers(), title=f"{results.study.name}: percent, differences in points")
+    for row in tables.rows_of(results):
+        table.add_row(*(escape(cell) for cell in tables.cells(row)))
+    costs = Table("arm", *tables.COST_COLUMNS.values(), title="Costs")
+    for cells in tables.cost_cells(results):
+        costs.add_row(*map(escape, cells))
+    console = _console()
+    console.print(table)
+    console.print(costs)
+    for flag in results.flags:
+        print(f"note: {flag}")
+    if results.unfinished:
+        print(f"note: not finished: {', '.join(results.unfinished)}")
+    print(f"the report is in {results.study.folder}")
+
+
+def _console() -> Console:
+    # Piped output is for programs and logs: never cut a column there.
+    return Console() if sys.stdout.isatty() else Console(width=220)

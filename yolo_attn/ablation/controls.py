@@ -1,0 +1,103 @@
+"""Control arms: the baseline, widened until it costs what the dearest arm costs.
+
+A bigger model also gains; only what a block gains beyond that is due to the block.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import replace
+from typing import Any
+
+from yolo_attn.ablation.spec import Arm, Study
+from yolo_attn.ablation.store import write_text
+from yolo_attn.errors import YoloAttnError
+
+KEY = {"params": "parameters", "flops": "gflops"}
+WIDEST = 3.0  # factor on the width
+STEPS = 9  # of the bisection: channels are multiples of 8, so more would find nothing
+
+
+def with_controls(
+    study: Study, arms: dict[str, dict[str, Any]]
+) -> tuple[Study, dict[str, dict[str, Any]], list[str]]:
+    """Add the arms that `study.match` asks for; their YAMLs are written to the study's folder.
+
+    Args:
+        study: the study.
+        arms: arm -> cost, as in `plan.Plan`.
+
+    Returns:
+        The study and the costs with the new arms, and what to say about them.
+
+    Raises:
+        YoloAttnError: the baseline cannot be widened.
+    """
+    flags, arms = [], dict(arms)
+    base = next(arm for arm in study.arms if arm.name == study.baseline)
+    for kind in study.match:
+        key = KEY[kind]
+        given = {name: cost for name, cost in arms.items() if "matched" not in cost}
+        dearest = max(given, key=lambda name: given[name][key])
+        target = given[dearest][key]
+        if target <= arms[base.name][key]:
+            flags.append(f"match {kind}: no arm costs more than the baseline, no control added")
+            continue
+        name = f"{base.name}-match-{kind}"
+        file = study.folder / "models" / f"{name}.yaml"
+        model, cost = _widen(base.model, key, target, _side(study))
+        write_text(file, model)
+        arms[name] = {**cost, "matched": dearest}
+        study = replace(
+            study, arms=(*study.arms, Arm(name, str(file), dict(base.args), matched=kind))
+        )
+        off = 100 * (cost[key] / target - 1)
+        flags.append(f"{name} is the baseline, widened to the {key} of {dearest} ({off:+.1f} %)")
+    return study, arms, flags
+
+
+def _widen(model: str, key: str, target: float, imgsz: int) -> tuple[str, dict[str, Any]]:
+    """YAML text and cost of the widened model that comes nearest to the target."""
+    import tempfile
+    from pathlib import Path
+
+    from yolo_attn.seam.dry_run import load_model_yaml
+    from yolo_attn.zoo import describe, to_yaml
+
+    d = load_model_yaml(model)
+    best: tuple[float, str, dict[str, Any]] | None = None
+    low, high = 1.0, WIDEST
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(STEPS):
+            factor = (low + high) / 2
+            text = to_yaml(_scaled(d, factor, model), f"{Path(model).name}, {factor:.4f} x wider")
+            file = Path(folder) / "widened.yaml"
+            file.write_text(text, encoding="utf-8")
+            config = describe(str(file), imgsz)
+            cost = {"parameters": config.parameters, "gflops": config.gflops, "blocks": []}
+            distance = abs(cost[key] - target)
+            if best is None or distance < best[0]:
+                best = (distance, text, cost)
+            low, high = (low, factor) if cost[key] > target else (factor, high)
+    assert best is not None
+    return best[1], best[2]
+
+
+def _scaled(d: dict[str, Any], factor: float, model: str) -> dict[str, Any]:
+    d = deepcopy(d)
+    scales = d.get("scales")
+    if isinstance(scales, dict) and scales:
+        letter = d.get("scale") if d.get("scale") in scales else next(iter(scales))
+        depth, width, most = scales[letter]
+        d["scales"] = {letter: [depth, width * factor, most]}
+    elif "width_multiple" in d:
+        d["width_multiple"] *= factor
+    else:
+        raise YoloAttnError(f"match: {model} has no width to scale; leave `match` out")
+    d.pop("scale", None)
+    return d
+
+
+def _side(study: Study) -> int:
+    imgsz = study.train.get("imgsz", 640)
+    return max(imgsz) if isinstance(imgsz, (list, tuple)) else imgsz

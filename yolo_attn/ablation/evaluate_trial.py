@@ -1,0 +1,122 @@
+"""Evaluate a trained trial in a process of its own: predictions, match records, metrics.
+
+The only place of this folder that knows how predictions and ground truth are made.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from yolo_attn.ablation.store import TrialFolder, write_json
+from yolo_attn.evaluation import protocols
+from yolo_attn.evaluation.boxes import Detections, GroundTruth
+from yolo_attn.evaluation.records import save_records
+
+PREDICTIONS, RECORDS, METRICS = "predictions.npz", "records.npz", "metrics.json"
+
+
+def evaluate_trial(
+    folder: Path, data: str, split: str, names: list[str], device: str | None = None
+) -> None:
+    """Predict and evaluate a trial; `write_results` says what is written.
+
+    Args:
+        folder: of the trial; its best checkpoint is evaluated at its training size.
+        data: a dataset YAML.
+        split: of the dataset.
+        names: protocols.
+        device: as in Ultralytics.
+
+    Raises:
+        YoloAttnError: the checkpoint or the dataset is at fault.
+    """
+    from yolo_attn.evaluation.predict import predict
+
+    found = predict(str(TrialFolder(folder).best), data, split=split, device=device)
+    more = {
+        "ultralytics": {"metrics": found.ultralytics["metrics"]},
+        "notes": [*found.notes, *found.warnings.lines()],
+    }
+    write_results(folder, found.truth.gt, found.dets, found.truth.image, names, more)
+
+
+def write_results(
+    folder: Path,
+    truth: GroundTruth,
+    dets: Detections,
+    images: Mapping[str, int],
+    names: list[str],
+    more: Mapping[str, Any],
+) -> None:
+    """Write predictions.npz, records.npz and metrics.json into a trial's folder.
+
+    Args:
+        folder: of the trial.
+        truth: ground truth.
+        dets: detections.
+        images: path of an image -> its index.
+        names: protocols.
+        more: entries of metrics.json beside the protocols and "errors".
+    """
+    from yolo_attn.evaluation.errors import error_analysis
+
+    chosen = protocols.pick(names)
+    results = protocols.evaluate(truth, dets, chosen)
+    _save_arrays(
+        folder / PREDICTIONS,
+        paths=np.array(list(images)),
+        index=np.array(list(images.values())),
+        classes=np.array(json.dumps({str(k): v for k, v in truth.classes.items()})),
+        **{f"gt_{key}": getattr(truth, key) for key in ("image", "boxes", "category", "ignored")},
+        **{f"det_{key}": getattr(dets, key) for key in ("image", "boxes", "category", "score")},
+    )
+    draft = folder / f".{RECORDS}"
+    save_records(draft, protocols.match_records(truth, dets, chosen))
+    os.replace(draft, folder / RECORDS)
+    metrics: dict[str, Any] = {
+        name: {"metrics": result["metrics"], "per_class": result["per_class"]}
+        for name, result in results.items()
+    }
+    metrics.update(more, errors=error_analysis(truth, dets))
+    write_json(folder / METRICS, _plain(metrics))  # last: it says that the others are whole
+
+
+def _save_arrays(path: Path, **arrays: Any) -> None:
+    draft = path.with_name(f".{path.name}")
+    with open(draft, "wb") as file:
+        np.savez_compressed(file, **arrays)
+    os.replace(draft, path)
+
+
+def _plain(value: Any) -> Any:
+    """JSON types only; a number that is not finite becomes None."""
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, (float, np.floating)):
+        return float(value) if np.isfinite(value) else None
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def main() -> None:
+    """``python -m yolo_attn.ablation.evaluate_trial FOLDER JSON``, as `trial.run_job` calls it."""
+    options = json.loads(sys.argv[2])
+    evaluate_trial(
+        Path(sys.argv[1]),
+        options["data"],
+        options["split"],
+        options["protocols"],
+        options.get("device"),
+    )
+
+
+if __name__ == "__main__":
+    main()
