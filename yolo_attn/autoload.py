@@ -34,6 +34,7 @@ REDIRECTS = {
         "YOLOEModel.loss": "yolo_attn.seam.losses:loss",
         "BaseModel.load": "yolo_attn.seam.weights:load",
     },
+    "ultralytics.engine.model": {"Model._new": "yolo_attn.seam.build_errors:new_model"},
     "ultralytics.engine.trainer": {
         "BaseTrainer._setup_train": "yolo_attn.seam.losses:setup_train",
         "BaseTrainer.setup_model": "yolo_attn.seam.freeze:setup_model",

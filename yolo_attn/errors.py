@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from types import TracebackType
 
 TRACEBACK_ENV = "YOLO_ATTN_TRACEBACK"
+LONGEST = 1500  # characters of a message
 
 
 class YoloAttnError(ValueError):
@@ -19,8 +20,14 @@ class YoloAttnError(ValueError):
     """
 
     def __init__(self, message: str):
-        super().__init__(message)
+        super().__init__(_printable(message))
         _print_uncaught_as_one_line()
+
+
+def _printable(message: str) -> str:
+    """One line of bearable length: a damaged file's own values must not flood a terminal."""
+    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(message))
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 210]} ... {text[-200:]}"
 
 
 def _print_uncaught_as_one_line() -> None:

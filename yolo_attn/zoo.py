@@ -284,7 +284,8 @@ def to_yaml(d: dict[str, Any], title: str) -> str:
     }
     lines = [
         f"# {title}",
-        yaml.safe_dump(head, sort_keys=False, default_flow_style=None).rstrip(),
+        # Key by key: a mapping of scalars alone (yolov9c has only nc) would be dumped in braces.
+        *(_entry(k, v) for k, v in head.items()),
         "",
     ]
     i = 0
@@ -305,6 +306,12 @@ def to_yaml(d: dict[str, Any], title: str) -> str:
             )
         )
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _entry(key: str, value: Any) -> str:
+    """One top-level key in block style, what is inside it on one line where it is short."""
+    style = None if isinstance(value, (dict, list)) else False
+    return yaml.safe_dump({key: value}, sort_keys=False, default_flow_style=style).rstrip()
 
 
 def _origin(i: int, row: list[Any], labels: dict[int, str], provenance: dict[str, Any]) -> str:

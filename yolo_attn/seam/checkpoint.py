@@ -1,18 +1,103 @@
-"""Restricted checkpoint loading (``ULTRALYTICS_SAFE_LOAD=1``): our classes are known to it."""
+"""Checkpoints with our blocks: restricted loading, and what is wrong with one that does not load.
+
+``ULTRALYTICS_SAFE_LOAD=1`` knows our classes; no module of ours is looked for on a package index.
+"""
 
 from __future__ import annotations
 
+import re
 import sys
+from pathlib import Path
 from types import FunctionType
 from typing import Any
 
+from yolo_attn.errors import YoloAttnError
+
+PACKAGE = "yolo_attn"
+
 
 def torch_safe_load(original: FunctionType, weight: Any, safe_only: bool | None = None) -> Any:
-    """Ultralytics' ``torch_safe_load``; under restricted loading our blocks are allowed."""
+    """Ultralytics' ``torch_safe_load``; under restricted loading our blocks are allowed.
+
+    Raises:
+        YoloAttnError: The checkpoint holds blocks of ours and is damaged or of another version.
+    """
     if safe_only or (safe_only is None and original.__globals__.get("SAFE_LOAD", False)):
         allow_blocks()
-    # Versions differ in the default of safe_only: pass it on only if it was given.
-    return original(weight) if safe_only is None else original(weight, safe_only)
+    guarded = FunctionType(original.__code__, {**original.__globals__, **_guards(original, weight)})
+    guarded.__defaults__ = original.__defaults__
+    try:
+        # Versions differ in the default of safe_only: pass it on only if it was given.
+        result = guarded(weight) if safe_only is None else guarded(weight, safe_only)
+        _walk(result[0])
+        return result
+    except (YoloAttnError, FileNotFoundError):
+        raise
+    except Exception as error:
+        # "ERROR ..." is Ultralytics' own explanation; files without our name are its to explain.
+        if str(error).startswith("ERROR") or not _holds_ours(weight):
+            raise
+        missing = re.search(r"attribute '(\w+)' on <module '(yolo_attn[\w.]*)'", str(error))
+        if missing:
+            raise _other_version(weight, f"{missing[2]}.{missing[1]}") from error
+        raise YoloAttnError(
+            f"{weight}: a checkpoint with blocks of yolo_attn that cannot be read "
+            f"({type(error).__name__}: {str(error)[:200]}); is the file damaged? copy it again"
+        ) from error
+
+
+def _walk(checkpoint: Any) -> None:
+    """Visit all modules once: one that lost its parts in the file fails here, not in a forward."""
+    for key in ("ema", "model"):
+        model = checkpoint.get(key) if isinstance(checkpoint, dict) else None
+        for _ in model.modules() if hasattr(model, "modules") else ():
+            pass
+
+
+def _guards(original: FunctionType, weight: Any) -> dict[str, Any]:
+    """Stand-ins for what the loader calls, that never look for our modules on a package index.
+
+    Ultralytics installs a missing module under the module's name: `yolo_attn.blocks.new_block`,
+    which an older release of ours lacks, would be whatever a stranger publishes under that name.
+    """
+    stock = original.__globals__
+    guards: dict[str, Any] = {}
+    if "torch_load" in stock:
+
+        def torch_load(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return stock["torch_load"](*args, **kwargs)
+            except ModuleNotFoundError as error:
+                if (error.name or "").partition(".")[0] == PACKAGE:
+                    raise _other_version(weight, error.name) from error
+                raise
+
+        guards["torch_load"] = torch_load
+
+    def check_requirements(requirements: Any = (), *args: Any, **kwargs: Any) -> Any:
+        if isinstance(requirements, str) and requirements.partition(".")[0] == PACKAGE:
+            raise _other_version(weight, requirements)
+        return stock["check_requirements"](requirements, *args, **kwargs)
+
+    guards["check_requirements"] = check_requirements
+    return guards
+
+
+def _other_version(weight: Any, name: str | None) -> YoloAttnError:
+    from yolo_attn import __version__
+
+    return YoloAttnError(
+        f"{weight} needs {name}, which yolo_attn {__version__} does not have: it was saved with "
+        "another version (try `pip install -U yolo-attn`), or the file is damaged"
+    )
+
+
+def _holds_ours(weight: Any) -> bool:
+    """Whether a checkpoint's pickle (stored uncompressed) names a module of ours."""
+    try:
+        return PACKAGE.encode() in Path(str(weight)).read_bytes()
+    except OSError:
+        return False
 
 
 def allow_blocks() -> None:

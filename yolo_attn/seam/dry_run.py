@@ -10,6 +10,8 @@ import torch
 
 from yolo_attn.errors import YoloAttnError
 from yolo_attn.seam.location import Location
+from yolo_attn.seam.model_checks import check_model
+from yolo_attn.seam.parser import check_modules
 
 SIDE = 256  # of the square image that is run; every stride up to 128 divides it
 
@@ -36,9 +38,7 @@ def load_model_yaml(name: str) -> dict[str, Any]:
     except YoloAttnError:
         raise
     except Exception as error:
-        raise YoloAttnError(
-            f"{name}: cannot be read as a model YAML ({_one_line(error)})"
-        ) from None
+        raise YoloAttnError(f"{name}: cannot be read as a model YAML ({one_line(error)})") from None
     if not isinstance(d, dict) or not all(
         isinstance(d.get(k), list) and d[k] for k in ("backbone", "head")
     ):
@@ -71,6 +71,14 @@ def run(
     from ultralytics.nn import tasks
 
     where = Location(d)
+    check_model(d, where)
+    check_modules(d, where)
+    if tasks.guess_model_task(d) is None:
+        last = len(d["backbone"]) + len(d["head"]) - 1
+        raise YoloAttnError(
+            f"{where.of_layer(last)}: the last row is {d['head'][-1][2]}, which is no head "
+            "(accepted: Detect, Segment, Pose, OBB, Classify, RTDETRDecoder ...)"
+        )
     d = deepcopy(d)
     if isinstance(d.get("scales"), dict) and d["scales"]:
         if scale or d.get("scale") not in d["scales"]:
@@ -84,7 +92,7 @@ def run(
         except YoloAttnError:
             raise
         except Exception as error:
-            raise YoloAttnError(f"{where.file}: cannot be built ({_one_line(error)})") from error
+            raise YoloAttnError(f"{where.file}: cannot be built ({one_line(error)})") from error
         model.eval()
         for module in model.modules():
             if type(module) is torch.nn.BatchNorm2d:
@@ -102,7 +110,7 @@ def run(
                 name = str(layer.type).rsplit(".", 1)[-1]
                 raise YoloAttnError(
                     f"{where.of_layer(layer.i)}: {name} does not fit what it reads from {layer.f} "
-                    f"({_one_line(error)})"
+                    f"({one_line(error)})"
                 ) from error
             outputs.append(x)
     return model, outputs
@@ -112,6 +120,7 @@ def _unchanged(x: torch.Tensor) -> torch.Tensor:
     return x
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """``TypeError: what it says``, without line breaks and not too long."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text[:200]}"

@@ -20,9 +20,11 @@ class Location:
         self.file = str(d.get("yaml_file") or "model")
         provenance = d.get(PROVENANCE)
         self.inserted: dict[int, str] = {}
-        if isinstance(provenance, dict):
-            for row, label in provenance.get("labels") or ():
-                self.inserted[row] = label
+        labels = provenance.get("labels") if isinstance(provenance, dict) else None
+        for entry in labels if isinstance(labels, (list, tuple)) else ():
+            # What is wrong with a malformed one, model_checks.py says.
+            if isinstance(entry, (list, tuple)) and len(entry) == 2 and isinstance(entry[0], int):
+                self.inserted[entry[0]] = str(entry[1])
 
     def of_layer(self, i: int) -> str:
         """``file row i``, with the overlay's own count where the row comes from an overlay."""

@@ -31,9 +31,9 @@ def with_backbone(base: dict[str, Any], rows: list[list[Any]], name: str) -> dic
     alone = {
         **base,
         "backbone": rows,
-        "head": [[-1, 1, "nn.Identity", []]],  # any row: the last one is not run
+        "head": [[-1, 1, "Classify", [1]]],  # any head: the last row is not run
         "yaml_file": name,
-        PROVENANCE: {"labels": labels},
+        PROVENANCE: {"base": name, "rows": [-1] * (len(rows) + 1), "labels": labels},
     }
     check_rows(alone, Location(alone))
     old_taps = {i: tap for tap, i in _backbone_taps(base).items()}

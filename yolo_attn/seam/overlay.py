@@ -24,11 +24,13 @@ from yolo_attn.errors import YoloAttnError, did_you_mean
 from yolo_attn.paths import is_shipped, zoo_dir
 from yolo_attn.registry import find_block, known_names
 from yolo_attn.seam.graph import Graph, Node
-from yolo_attn.seam.location import PROVENANCE, Location, check_rows
+from yolo_attn.seam.location import PROVENANCE, Location
+from yolo_attn.seam.model_checks import check_model, check_size
 from yolo_attn.seam.new_backbone import with_backbone
 from yolo_attn.seam.taps import find_taps
 
 OWN_KEYS = ("base", "backbone", "insert", "replace", "identity_start")
+LONGEST_NAME = 200  # of a file; most file systems end at 255 bytes
 # What else parse_model and the model classes read from a model YAML.
 MODEL_KEYS = (
     "nc", "scales", "scale", "activation", "depth_multiple", "width_multiple", "max_channels",
@@ -88,6 +90,7 @@ def expand(overlay: dict[str, Any], path: Path, requested: Any, scale: str = "")
 def _expand(
     overlay: dict[str, Any], path: Path, name: str, scale: str, chain: list[Path]
 ) -> dict[str, Any]:
+    check_size(overlay, name)
     base = _load_base(overlay, path, scale, chain)
     _check_keys(overlay, base, name)
     identity_start = _flag(overlay.get("identity_start", False), f"{name} identity_start")
@@ -175,12 +178,7 @@ def _load_base(
             f"{path}: base {found} is not a model YAML (it has no backbone and head lists)"
         )
     d["yaml_file"], d["scale"] = str(found), own_scale
-    for i, row in enumerate([*d["backbone"], *d["head"]]):
-        if not isinstance(row, (list, tuple)) or len(row) != 4:
-            raise YoloAttnError(
-                f"{found} row {i}: {row!r} (accepted: [from, repeats, module, args])"
-            )
-    check_rows(d, Location(d))
+    check_model(d, Location(d))
     refuse_lost_scale(wanted, found, d, where=f"{path}: base ")
     return d
 
@@ -222,6 +220,10 @@ def find_model_yaml(name: str, beside: Path) -> Path | None:
     from ultralytics.utils import ROOT
 
     for candidate in (name, without_scale(name)):
+        if (
+            max(map(len, [*Path(candidate).parts, ""])) > LONGEST_NAME
+        ):  # the file system would raise
+            continue
         for folder in (beside, zoo_dir(), zoo_dir() / "bases"):
             if (folder / candidate).is_file():
                 return folder / candidate

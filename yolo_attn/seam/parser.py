@@ -9,6 +9,7 @@ the stock evaluation of string arguments and the stock chain of ``if m in ...``;
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
 import textwrap
 from dataclasses import dataclass
@@ -24,7 +25,8 @@ from yolo_attn.paths import find_shipped
 from yolo_attn.registry import BlockInfo, find_block, known_names
 from yolo_attn.seam.compat import UnexpectedHostError, host_version
 from yolo_attn.seam.host_modules import Index
-from yolo_attn.seam.location import PROVENANCE, Location, check_rows
+from yolo_attn.seam.location import PROVENANCE, Location
+from yolo_attn.seam.model_checks import check_model, names_ours
 
 HELPER = "__yolo_attn_row__"
 
@@ -47,13 +49,14 @@ def _of_the_zoo(d: dict[str, Any]) -> bool:
 
 def _parse_model(original: FunctionType, d: dict[str, Any], ch: int, verbose: bool) -> Any:
     rows = _rows(d)
-    if rows is None or not any(_is_ours(row[2], original) for row in rows):
+    if not names_ours(d) and not any(_is_ours(row[2], original) for row in rows or ()):
         _refuse_misspelt_block(d, rows, original)
         return original(d, ch, verbose)
 
     where = Location(d)
-    check_rows(d, where)
+    check_model(d, where)
     _refuse_misspelt_block(d, rows, original)
+    check_modules(d, where)
     extended = FunctionType(
         _extended_code(original), {**original.__globals__, HELPER: Rows(original, where)}
     )
@@ -84,8 +87,11 @@ def stock_module(name: Any, tasks_globals: dict[str, Any]) -> bool:
     """Whether the installed ``parse_model`` resolves this module name itself."""
     if not isinstance(name, str):
         return False
-    if name.startswith(("nn.", "torchvision.ops.")):
-        return True
+    for prefix in ("nn.", "torchvision.ops."):
+        if name.startswith(prefix):
+            holder = importlib.import_module("torch.nn" if prefix == "nn." else prefix[:-1])
+            found = getattr(holder, name[len(prefix) :], None)
+            return isinstance(found, type) and issubclass(found, nn.Module)
     found = tasks_globals.get(name)
     return isinstance(found, type) and issubclass(found, nn.Module)
 
@@ -121,6 +127,22 @@ def _refuse_misspelt_block(
                 f"{Location(d).of_layer(i)}: unknown block {name!r}{hint or ','} neither "
                 "Ultralytics "
                 f"{host_version()} nor yolo_attn knows it (`yolo-attn blocks` lists ours)"
+            )
+
+
+def check_modules(d: dict[str, Any], where: Location) -> None:
+    """Refuse rows that name something else than a module (stock would call any name it imports).
+
+    Raises:
+        YoloAttnError: Names file, row and name.
+    """
+    from ultralytics.nn import tasks
+
+    for i, row in enumerate([*d["backbone"], *d["head"]]):
+        if not known_module(row[2], vars(tasks)):
+            raise YoloAttnError(
+                f"{where.of_layer(i)}: {row[2]!r} is no module of Ultralytics {host_version()}, "
+                f"torch.nn, torchvision.ops or yolo_attn{did_you_mean(row[2], known_names())}"
             )
 
 
