@@ -59,6 +59,9 @@ class BiFormer(nn.Module):
     code); ``zero`` takes regions of ``floor(H/S)``, as many as needed, and lets positions outside
     take part with zero keys and values (second code).
 
+    An exported file takes images of the size that it was exported at: the cut into regions is fixed
+    by it (ONNX with dynamic axes stops with an error at other sizes).
+
     Args:
         channels: C of the input ``(B, C, H, W)``.
         num_heads: Heads; by default as many as the head width 32 gives, or the next smaller number
