@@ -26,6 +26,7 @@ def torch_safe_load(original: FunctionType, weight: Any, safe_only: bool | None 
         allow_blocks()
     guarded = FunctionType(original.__code__, {**original.__globals__, **_guards(original, weight)})
     guarded.__defaults__ = original.__defaults__
+    guarded.__kwdefaults__ = original.__kwdefaults__
     try:
         # Versions differ in the default of safe_only: pass it on only if it was given.
         result = guarded(weight) if safe_only is None else guarded(weight, safe_only)

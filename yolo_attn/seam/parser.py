@@ -33,14 +33,15 @@ HELPER = "__yolo_attn_row__"
 
 def parse_model(original: FunctionType, d: dict[str, Any], ch: int, verbose: bool = True) -> Any:
     """Ultralytics' ``parse_model``, for stock rows and for ours."""
+    if not isinstance(d, dict) or not (PROVENANCE in d or _of_the_zoo(d)):
+        return _parse_model(original, d, ch, verbose)
     conv = original.__globals__["Conv"]
     activation = conv.default_act
     try:
         return _parse_model(original, d, ch, verbose)
     finally:
         # Up to 8.4.150 a model's `activation` stays for every model that is built after it.
-        if isinstance(d, dict) and (PROVENANCE in d or _of_the_zoo(d)):
-            conv.default_act = activation
+        conv.default_act = activation
 
 
 def _of_the_zoo(d: dict[str, Any]) -> bool:
