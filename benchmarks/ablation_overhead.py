@@ -16,10 +16,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from yolo_attn.ablation.plan import yolo_command
 from yolo_attn.data.synthetic import make_smallshapes
 
 MODELS = ("yolov8n.yaml", "yolov8n-gc.yaml")
+YOLO = str(Path(sys.executable).with_name("yolo"))
 
 
 def timed(command: list[str], cwd: Path) -> float:
@@ -50,12 +50,12 @@ def main() -> None:
             common += ["plots=False"]
             bare = 0.0
             for i, model in enumerate(MODELS):
-                train = ["yolo", "detect", "train", f"model={model}", data, *common, "device=cpu"]
+                train = [YOLO, "detect", "train", f"model={model}", data, *common, "device=cpu"]
                 train += [f"project={cwd / 'bare'}", f"name={i}", "pretrained=False", "seed=0"]
                 best = cwd / "bare" / str(i) / "weights" / "best.pt"
-                val = ["yolo", "detect", "val", f"model={best}", data, "device=cpu", "workers=0"]
+                val = [YOLO, "detect", "val", f"model={best}", data, "device=cpu", "workers=0"]
                 val += [f"imgsz={args.imgsz}", "plots=False", f"project={cwd / 'bare'}"]
-                bare += timed(yolo_command(train), cwd) + timed(yolo_command(val), cwd)
+                bare += timed(train, cwd) + timed(val, cwd)
             ablate = [sys.executable, "-m", "yolo_attn.cli", "ablate", "--models"]
             ablate += [",".join(MODELS), "--seeds", "1", "--data", data[5:], "--devices", "cpu"]
             study = timed([*ablate, *common], cwd)

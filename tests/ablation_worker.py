@@ -1,7 +1,7 @@
 """A study whose training is a stub: seconds instead of hours, with checkpoints that can be torn.
 
-``python -m tests.ablation_worker study FOLDER AFTER_CRASH`` runs the study; the other two words are
-the children that it starts. A stub's weights are a chain of hashes over its epochs, so a lost, a
+``python -m tests.ablation_worker study FOLDER AFTER_CRASH`` runs the study; otherwise it is the
+child of a trial, as `yolo_attn.ablation.trial_process`. A stub's weights are a chain of hashes over its epochs, so a lost, a
 repeated and a wrongly resumed epoch all change the final table.
 """
 
@@ -69,9 +69,7 @@ def run_study(folder: Path, after_crash: str = "resume", devices=("cpu",)):
     from yolo_attn.ablation.executors.local import LocalExecutor
     from yolo_attn.ablation.runner import run_plan
 
-    me = [sys.executable, "-m", "tests.ablation_worker"]
-    trial.yolo_command = lambda command: [*me, "train", *command[3:]]
-    trial.EVALUATE = "tests.ablation_worker"
+    trial.CHILD = "tests.ablation_worker"
     trial.POLL = 0.02
     return run_plan(plan_in(folder, after_crash), LocalExecutor(devices))
 
@@ -112,14 +110,15 @@ def train(words: list[str]) -> None:
                     time.sleep(0.01)
 
 
-def evaluate(folder: Path, options: dict) -> None:
+def evaluate(trial, options: dict) -> None:
     import numpy as np
 
     from tests.ablation_records import World
     from yolo_attn.ablation.store import write_json
     from yolo_attn.evaluation.records import save_records
 
-    with zipfile.ZipFile(folder / "train" / "weights" / "best.pt") as archive:
+    folder = trial.path
+    with zipfile.ZipFile(trial.best) as archive:
         state = json.loads(archive.read("state"))
     assert state["epoch"] == EPOCHS
     world = World(np.random.default_rng(0), IMAGES)
@@ -129,10 +128,9 @@ def evaluate(folder: Path, options: dict) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "train":
-        train(sys.argv[2:])
-    elif sys.argv[1] == "study":
+    if sys.argv[1] == "study":
         outcome = run_study(Path(sys.argv[2]), sys.argv[3])
         sys.exit(0 if len(outcome.done) == len(ARMS) * len(SEEDS) else 3)
-    else:
-        evaluate(Path(sys.argv[1]), json.loads(sys.argv[2]))
+    from yolo_attn.ablation.trial_process import run_child
+
+    run_child(lambda command: train(command[3:]), evaluate)

@@ -21,6 +21,7 @@ from yolo_attn.data.synthetic import make_smallshapes
 pytestmark = pytest.mark.slow
 ARMS = ("yolov8n", "yolov8n-gc", "yolov8n-se")
 SEEDS = (0, 1)
+ENTRY = "from ultralytics.cfg import entrypoint; entrypoint()"
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -35,6 +36,14 @@ def command(data: Path, name: str, *more: str) -> list[str]:
 
 def trials(folder: Path) -> dict[str, TrialFolder]:
     return {f"{a}/{s}": TrialFolder(folder / a / str(s)) for a in ARMS for s in SEEDS}
+
+
+def curve(trial: Path) -> list[dict[str, str]]:
+    """results.csv without the clock."""
+    with open(trial / "train" / "results.csv", newline="") as file:
+        return [
+            {k: v for k, v in row.items() if k.strip() != "time"} for row in csv.DictReader(file)
+        ]
 
 
 def path() -> str:
@@ -74,6 +83,11 @@ def test_killed_in_the_middle_and_run_again(tmp_path: Path) -> None:
     for t in trials(folder).values():
         with np.load(t.path / "predictions.npz") as arrays:
             assert len(arrays["paths"]) == 6 and len(arrays["det_boxes"])
+
+    # The command that trial.json names, typed by hand, trains the same model.
+    bare = [w.replace(str(folder), str(tmp_path / "bare")) for w in record["command"]]
+    python("-c", ENTRY, *bare[1:], f"device={record['device']}", cwd=tmp_path, PYTHONPATH=path())
+    assert curve(tmp_path / "bare" / ARMS[1] / "1") == curve(folder / ARMS[1] / "1")
 
     again = python(*command(data, "ci", "--json"), cwd=tmp_path, PYTHONPATH=path())
     assert len(json.loads(again.stdout)["comparisons"]) == 2 * 6 and not again.stderr.count("done")

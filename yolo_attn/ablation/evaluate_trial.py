@@ -1,4 +1,4 @@
-"""Evaluate a trained trial in a process of its own: predictions, match records, metrics.
+"""Evaluate a trained trial: predictions, match records, metrics.
 
 The only place of this folder that knows how predictions and ground truth are made.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ PREDICTIONS, RECORDS, METRICS = "predictions.npz", "records.npz", "metrics.json"
 
 
 def evaluate_trial(
-    folder: Path, data: str, split: str, names: list[str], device: str | None = None
+    folder: Path, data: str, split: str, protocols: list[str], device: str | None = None
 ) -> None:
     """Predict and evaluate a trial; `write_results` says what is written.
 
@@ -31,7 +30,7 @@ def evaluate_trial(
         folder: of the trial; its best checkpoint is evaluated at its training size.
         data: a dataset YAML.
         split: of the dataset.
-        names: protocols.
+        protocols: their names.
         device: as in Ultralytics.
 
     Raises:
@@ -44,7 +43,7 @@ def evaluate_trial(
         "ultralytics": {"metrics": found.ultralytics["metrics"]},
         "notes": [*found.notes, *found.warnings.lines()],
     }
-    write_results(folder, found.truth.gt, found.dets, found.truth.image, names, more)
+    write_results(folder, found.truth.gt, found.dets, found.truth.image, protocols, more)
 
 
 def write_results(
@@ -104,19 +103,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (float, np.floating)):
         return float(value) if np.isfinite(value) else None
     return value.item() if isinstance(value, np.generic) else value
-
-
-def main() -> None:
-    """``python -m yolo_attn.ablation.evaluate_trial FOLDER JSON``, as `trial.run_job` calls it."""
-    options = json.loads(sys.argv[2])
-    evaluate_trial(
-        Path(sys.argv[1]),
-        options["data"],
-        options["split"],
-        options["protocols"],
-        options.get("device"),
-    )
-
-
-if __name__ == "__main__":
-    main()

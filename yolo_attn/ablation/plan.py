@@ -6,7 +6,6 @@ import hashlib
 import platform
 import shutil
 import subprocess
-import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -225,13 +224,6 @@ def _commit() -> str | None:
     if run[0].returncode:
         return None
     return run[0].stdout.strip() + ("+" if run[1].stdout.strip() else "")
-
-
-def yolo_command(command: list[str]) -> list[str]:
-    """A `yolo ...` command as this interpreter's environment starts it."""
-    beside = shutil.which("yolo", path=str(Path(sys.executable).parent))
-    start = [sys.executable, "-c", "from ultralytics.cfg import entrypoint; entrypoint()"]
-    return [*([beside] if beside else start), *command[1:]]
 
 
 def estimated_seconds(plan: Plan) -> float | None:

@@ -18,6 +18,8 @@ from yolo_attn.errors import YoloAttnError
 STUDY, TRIAL, LOCK = "study.json", "trial.json", ".lock"
 RUNNING, FAILED, DONE = "running", "failed", "done"
 TRAIN, SAFE = "train", "safe"  # Ultralytics' folder, and our copy of its last whole checkpoint
+TRAINED = "trained"  # a file that the child leaves between training and evaluation
+TRAIN_LOG, EVALUATE_LOG = "train.log", "evaluate.log"
 KEPT = ("weights/last.pt", "weights/best.pt", "results.csv")
 
 
@@ -47,6 +49,11 @@ class TrialFolder:
     def best(self) -> Path:
         """The checkpoint that is evaluated."""
         return self.path / TRAIN / "weights" / "best.pt"
+
+    @property
+    def trained(self) -> bool:
+        """Whether its training came to its end."""
+        return (self.path / TRAINED).is_file() and self.best.is_file()
 
     def clear(self) -> None:
         """Remove everything but the lock."""

@@ -1,4 +1,4 @@
-"""One trial from start to finish: training and evaluation as child processes, each end recorded."""
+"""One trial from start to finish: a child process trains and evaluates, each end is recorded."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ import socket
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
-from yolo_attn.ablation.plan import Job, yolo_command
+from yolo_attn.ablation.plan import Job
 from yolo_attn.ablation.store import (
     DONE,
+    EVALUATE_LOG,
     FAILED,
     RUNNING,
     TRAIN,
+    TRAIN_LOG,
+    TRAINED,
     TrialFolder,
     locked,
     read_json,
@@ -30,18 +32,9 @@ from yolo_attn.ablation.store import (
 
 POLL = 0.2  # seconds between two looks at a child
 TAIL = 15  # lines of a log that a failure keeps
-EVALUATE = "yolo_attn.ablation.evaluate_trial"  # module of the second child
+CHILD = "yolo_attn.ablation.trial_process"
 BUSY = "busy"  # another process has the trial
 GPU_MEMORY = re.compile(r"\d+/\d+\s+([\d.]+)G\s")
-
-
-@dataclass
-class Ended:
-    """How a child process ended."""
-
-    code: int
-    seconds: float
-    peak_memory: int  # bytes, largest sum over the process and its children
 
 
 def run_job(job: Job, device: str) -> dict[str, Any]:
@@ -72,13 +65,10 @@ def run_job(job: Job, device: str) -> dict[str, Any]:
             command=job.train,
             **job.manifest,
         )
-        if not folder.record.get("trained"):
-            error = _train(job, folder, device, handle)
-            if error:
-                return folder.write(status=FAILED, error=error)
-            folder.write(trained=True)
-            folder.drop_safe_copy()
-        error = _evaluate(job, folder, device, handle)
+        command = _train_command(job, folder, device)
+        if command is None and "epochs" not in folder.record:
+            _record_training(folder, 0.0, None)  # killed before we recorded it
+        error = _train_and_evaluate(job, folder, device, handle, command)
         if error:
             return folder.write(status=FAILED, error=error)
         record = folder.record
@@ -92,46 +82,74 @@ def run_job(job: Job, device: str) -> dict[str, Any]:
         )
 
 
-def _train(job: Job, folder: TrialFolder, device: str, handle: int) -> dict[str, Any] | None:
-    """Train to the end; the failure, or None."""
-    command = [*job.train, f"device={device}"]
+def _train_command(job: Job, folder: TrialFolder, device: str) -> list[str] | None:
+    """The `yolo` command that trains, or trains on; None if the training has ended."""
+    if folder.trained:
+        return None
     last = folder.restore_checkpoint() if job.after_crash == "resume" else None
     epochs = epochs_done(folder)
     if last is not None and epochs >= job.epochs:
-        return None  # killed between the last epoch and our note of it
+        (folder.path / TRAINED).touch()  # killed between the last epoch and the child's note of it
+        return None
     if last is not None and epochs:
-        command = ["yolo", "detect", "train", "resume", f"model={last}", f"device={device}"]
         folder.write(resumed=[*folder.record.get("resumed", []), epochs])
-    else:
-        shutil.rmtree(folder.path / TRAIN, ignore_errors=True)
-        folder.drop_safe_copy()
-    keep = folder.keep_checkpoint if job.after_crash == "resume" else None
-    ended = _child(yolo_command(command), folder.path / "train.log", handle, keep)
-    total = folder.record.get("train_seconds", 0.0) + ended.seconds
-    folder.write(train_seconds=total)
-    if ended.code or not folder.best.is_file():
-        return _failure("training", ended, folder.path / "train.log")
+        return ["yolo", "detect", "train", "resume", f"model={last}", f"device={device}"]
+    shutil.rmtree(folder.path / TRAIN, ignore_errors=True)
+    (folder.path / TRAINED).unlink(missing_ok=True)
+    folder.drop_safe_copy()
+    return [*job.train, f"device={device}"]
+
+
+def _train_and_evaluate(
+    job: Job, folder: TrialFolder, device: str, handle: int, train: list[str] | None
+) -> dict[str, Any] | None:
+    """One child does both, for Python, torch and Ultralytics start but once; the failure, or None.
+
+    What the training was is recorded as soon as it ends, so that a kill after it loses nothing.
+    """
+    options = {"train": train, "evaluate": {**job.evaluate, "device": device}}
+    command = [sys.executable, "-m", CHILD, str(folder.path), json.dumps(options)]
+    begin = time.monotonic()
+    training = train is not None
+
+    def look(peak_memory: int) -> None:
+        nonlocal begin, training
+        if not training:
+            return
+        if folder.trained:
+            training = False
+            _record_training(folder, time.monotonic() - begin, peak_memory)
+            begin = time.monotonic()
+        elif job.after_crash == "resume":
+            folder.keep_checkpoint()
+
+    code = _child(command, folder.path / TRAIN_LOG, handle, look)
+    if code:
+        if training:
+            spent = folder.record.get("train_seconds", 0.0) + time.monotonic() - begin
+            folder.write(train_seconds=spent)
+        what, log = ("training", TRAIN_LOG) if training else ("evaluation", EVALUATE_LOG)
+        return _failure(what, code, folder.path / log)
+    folder.write(evaluation_seconds=time.monotonic() - begin)
+    return None
+
+
+def _record_training(folder: TrialFolder, seconds: float, peak_memory: int | None) -> None:
     folder.write(
+        train_seconds=folder.record.get("train_seconds", 0.0) + seconds,
         epochs=epochs_done(folder),
         epoch_seconds=_epoch_seconds(folder),
-        peak_memory=_gpu_memory(folder.path / "train.log") or ended.peak_memory,
+        peak_memory=_gpu_memory(folder.path / TRAIN_LOG) or peak_memory,
     )
-    return None
+    folder.drop_safe_copy()
 
 
-def _evaluate(job: Job, folder: TrialFolder, device: str, handle: int) -> dict[str, Any] | None:
-    arguments = json.dumps({**job.evaluate, "device": device})
-    command = [sys.executable, "-m", EVALUATE, str(folder.path), arguments]
-    ended = _child(command, folder.path / "evaluate.log", handle, None)
-    if ended.code:
-        return _failure("evaluation", ended, folder.path / "evaluate.log")
-    folder.write(evaluation_seconds=ended.seconds)
-    return None
+def _child(command: list[str], log: Path, handle: int, look: Callable[[int], None]) -> int:
+    """Run a child that dies with us and holds the trial's lock as long as it lives.
 
-
-def _child(command: list[str], log: Path, handle: int, each_poll: Any) -> Ended:
-    """Run a child that dies with us and holds the trial's lock as long as it lives."""
-    begin, peak = time.monotonic(), 0
+    `look` is called at each poll with the largest memory so far (bytes, with the children's).
+    """
+    peak = 0
     with open(log, "ab") as out:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
@@ -140,16 +158,14 @@ def _child(command: list[str], log: Path, handle: int, each_poll: Any) -> Ended:
         try:
             while process.poll() is None:
                 peak = max(peak, _resident(process.pid))
-                if each_poll:
-                    each_poll()
+                look(peak)
                 time.sleep(POLL)
-            if each_poll:
-                each_poll()
+            look(peak)
         except BaseException:
             process.kill()
             process.wait()
             raise
-    return Ended(process.returncode, time.monotonic() - begin, peak)
+    return process.returncode
 
 
 def _die_with_parent() -> None:
@@ -169,12 +185,12 @@ def _resident(pid: int) -> int:
         return 0
 
 
-def _failure(what: str, ended: Ended, log: Path) -> dict[str, Any]:
+def _failure(what: str, code: int, log: Path) -> dict[str, Any]:
     try:
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         lines = []
-    how = f"signal {-ended.code}" if ended.code < 0 else f"exit code {ended.code}"
+    how = f"signal {-code}" if code < 0 else f"exit code {code}"
     return {"what": f"{what} ended with {how}", "log": str(log), "tail": lines[-TAIL:]}
 
 
