@@ -1,8 +1,8 @@
 """A study whose training is a stub: seconds instead of hours, with checkpoints that can be torn.
 
 ``python -m tests.ablation_worker study FOLDER AFTER_CRASH`` runs the study; otherwise it is the
-child of a trial, as `yolo_attn.ablation.trial_process`. A stub's weights are a chain of hashes over its epochs, so a lost, a
-repeated and a wrongly resumed epoch all change the final table.
+child of a trial, as `yolo_attn.ablation.trial_process`. A stub's weights are a chain of hashes over
+its epochs, so a lost, a repeated and a wrongly resumed epoch all change the final table.
 """
 
 from __future__ import annotations
