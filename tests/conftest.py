@@ -27,6 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--cases", default=str(CASES), help="folder of protocol cases for test_protocols.py"
     )
+    parser.addoption("--shots", default="", help="folder for screenshots of test_report_browser.py")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

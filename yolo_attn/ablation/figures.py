@@ -185,6 +185,7 @@ def as_plotly(figure: Figure, inline_library: bool) -> str:
     import plotly.graph_objects as go
 
     drawn = go.Figure()
+    named = any(isinstance(x, str) for s in figure.series for x in s.x)
     for s in figure.series:
         if not s.x:
             continue
@@ -198,7 +199,7 @@ def as_plotly(figure: Figure, inline_library: bool) -> str:
                 drawn.add_scatter(
                     x=[*s.x, *s.x[::-1]], y=[*s.high, *s.low[::-1]], fill="toself",
                     fillcolor=s.colour, opacity=0.15, line_width=0, hoverinfo="skip",
-                    showlegend=False, name=s.name,
+                    showlegend=False, name=s.name, mode="lines",
                 )  # fmt: skip
             mode = "lines+markers" if len(s.x) < 2 else "lines"
             drawn.add_scatter(**common, mode=mode, line_color=s.colour)
@@ -217,7 +218,8 @@ def as_plotly(figure: Figure, inline_library: bool) -> str:
     drawn.update_layout(
         xaxis_title=figure.x_label, yaxis_title=figure.y_label, template="plotly_white",
         height=420, margin={"l": 60, "r": 20, "t": 20, "b": 50}, barmode="group",
-        scattermode="group",
+        # Beside each other at a name; on a number each point stays where it belongs.
+        scattermode="group" if named else "overlay",
     )  # fmt: skip
     return drawn.to_html(
         full_html=False, include_plotlyjs=inline_library, div_id=f"figure-{figure.key}",
