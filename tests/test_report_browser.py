@@ -87,7 +87,7 @@ def test_hovering_a_point_shows_its_arm(page: Any, number: int) -> None:
     label.first.wait_for(timeout=5000)
     arm = [name.replace("<b>odd&", "odd_arm") for name in ARMS][number]
     # The arms' latencies are 5, 6 and 7 ms: the point stands at its own.
-    axis = "f => { const a = f._fullLayout.xaxis; return a._offset + a.d2p(%d) }" % (5 + number)
+    axis = f"f => {{ const a = f._fullLayout.xaxis; return a._offset + a.d2p({5 + number}) }}"
     place = page.locator("#figure-latency").evaluate(axis)
     left = page.locator("#figure-latency").bounding_box()["x"]
     assert abs(box["x"] + box["width"] / 2 - left - place) < 1

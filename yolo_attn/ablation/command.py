@@ -31,6 +31,9 @@ def ablate_command(
     match: Optional[str] = typer.Option(None, help="Controls to add: params, flops or both."),
     protocol: Optional[List[str]] = typer.Option(None, help="Protocol; again for more."),
     project: Optional[str] = typer.Option(None, help="Folder of all studies."),
+    after_crash: Optional[str] = typer.Option(
+        None, "--after-crash", help="resume (default) or restart: slower, but bit for bit."
+    ),
     only: Optional[List[str]] = typer.Option(None, help="ARM or ARM/SEED; again for more."),
     add_seeds: int = typer.Option(0, "--add-seeds", min=0, help="So many seeds more."),
     dry_run: bool = typer.Option(False, "--dry-run", help="Print the plan, train nothing."),
@@ -60,6 +63,7 @@ def ablate_command(
         "match": match and match.split(","),
         "protocols": protocol,
         "project": project,
+        "after_crash": after_crash,
         "seeds": seeds and _seeds(seeds),
     }
     with quiet_ultralytics():
