@@ -147,7 +147,7 @@ def zoo(
     if imgsz < 32 or imgsz % 32:
         raise YoloAttnError(f"--imgsz {imgsz} (accepted: a multiple of 32)")
     configs = []
-    progress = {"console": Console(stderr=True), "transient": True}
+    progress: dict[str, Any] = {"console": Console(stderr=True), "transient": True}
     for name in track(select(pattern, scale), "measuring", **progress):
         config = describe(name, imgsz)
         if measure_latency:
@@ -188,7 +188,7 @@ def check(
     """
     from yolo_attn.zoo import check as check_config
 
-    results = []
+    results: list[dict[str, Any]] = []
     for cfg in track(
         cfgs, "checking", console=Console(stderr=True), transient=True, disable=len(cfgs) < 2
     ):
@@ -293,7 +293,12 @@ def convert_voc_command(
     from yolo_attn.data.voc import convert_voc
 
     names = classes.split(",") if classes else None
-    options = {"classes": names, "boxes": boxes, "difficult": difficult, "overwrite": overwrite}
+    options: dict[str, Any] = {
+        "classes": names,
+        "boxes": boxes,
+        "difficult": difficult,
+        "overwrite": overwrite,
+    }
     _convert(partial(convert_voc, src, dst, **options), as_json)
 
 
@@ -314,7 +319,7 @@ def convert_coco_command(
     """
     from yolo_attn.data.coco import convert_coco
 
-    options = {"images": images, "split": split, "overwrite": overwrite}
+    options: dict[str, Any] = {"images": images, "split": split, "overwrite": overwrite}
     _convert(partial(convert_coco, src, dst, **options), as_json)
 
 
@@ -337,7 +342,7 @@ def convert_visdrone_command(
     """
     from yolo_attn.data.visdrone import convert_visdrone
 
-    options = {"split": split, "grey_ignored": grey_ignored, "overwrite": overwrite}
+    options: dict[str, Any] = {"split": split, "grey_ignored": grey_ignored, "overwrite": overwrite}
     _convert(partial(convert_visdrone, src, dst, **options), as_json)
 
 

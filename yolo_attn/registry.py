@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Callable, TypeVar
 
 from yolo_attn.errors import YoloAttnError, did_you_mean
@@ -202,7 +203,7 @@ def _load() -> None:
                 entry_point.load, f"entry point {entry_point.name!r} ({entry_point.value})"
             )
         for module in filter(None, re.split(r"[,\s]+", os.environ.get(MODULES_ENV, ""))):
-            _import_blocks(lambda m=module: importlib.import_module(m), f"{MODULES_ENV}={module}")
+            _import_blocks(partial(importlib.import_module, module), f"{MODULES_ENV}={module}")
         _loaded = True
     finally:
         _loading = False

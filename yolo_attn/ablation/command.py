@@ -125,7 +125,7 @@ def study_from(arguments: List[str], models: Optional[str], given: Dict[str, Any
             f"arguments are KEY=VALUE{f', got {files}' if files else ''}"
         )
     given = {key: value for key, value in given.items() if value is not None}
-    if files:
+    if not models:
         return read_study(files[0], {**given, **({"train": train} if train else {})})
     arms = [{"model": model.strip()} for model in models.split(",") if model.strip()]
     return from_dict({**given, "arms": arms, "train": train}, "the command line")

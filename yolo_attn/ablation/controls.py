@@ -74,7 +74,8 @@ def _widen(model: str, key: str, target: float, imgsz: int) -> tuple[str, dict[s
             file = Path(folder) / "widened.yaml"
             file.write_text(text, encoding="utf-8")
             config = describe(str(file), imgsz)
-            cost = {"parameters": config.parameters, "gflops": config.gflops, "blocks": []}
+            cost: dict[str, Any] = {"parameters": config.parameters, "gflops": config.gflops}
+            cost["blocks"] = []
             distance = abs(cost[key] - target)
             if best is None or distance < best[0]:
                 best = (distance, text, cost)

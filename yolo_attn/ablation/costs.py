@@ -81,7 +81,7 @@ def measure_study(folder: Path, first: Mapping[str, TrialFolder], imgsz: int, de
 def _network(file: Path, place: Any) -> Any:
     from ultralytics import YOLO
 
-    net = YOLO(str(file)).model.float().fuse(verbose=False)
+    net = YOLO(str(file)).model.float().fuse(verbose=False)  # type: ignore[union-attr]  # no str
     return net.to(place).eval()
 
 

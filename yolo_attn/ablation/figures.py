@@ -24,9 +24,9 @@ class Series:
     name: str
     colour: str
     x: list[Any]
-    y: list[float | None]
-    low: list[float] | None = None
-    high: list[float] | None = None
+    y: list[float]
+    low: list[float] = field(default_factory=list)
+    high: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -117,22 +117,15 @@ def by_size(results: Results) -> Figure:
     """Differences in every metric with their 95 % intervals."""
     series = []
     for arm, colour in colours_of(results).items():
-        found = [
-            (f"{p} {c.metric}", c)
-            for p, c in results.comparisons
-            if c.arm == arm and c.difference is not None
-        ]
-        ends = [c.interval or c.images for _, c in found]
-        series.append(
-            Series(
-                arm,
-                colour,
-                [name for name, _ in found],
-                [c.difference for _, c in found],
-                [low for low, _ in ends],
-                [high for _, high in ends],
-            )
-        )
+        drawn = Series(arm, colour, [], [])
+        for protocol, c in results.comparisons:
+            ends = c.interval or c.images
+            if c.arm == arm and c.difference is not None and ends is not None:
+                drawn.x.append(f"{protocol} {c.metric}")
+                drawn.y.append(c.difference)
+                drawn.low.append(ends[0])
+                drawn.high.append(ends[1])
+        series.append(drawn)
     title = f"Difference from {results.study.baseline} by size (bars: 95 % interval)"
     return Figure("sizes", title, "points", "", "difference, points", series)
 

@@ -39,7 +39,7 @@ def pictures_of(results: Results) -> list[Picture]:
     base = next(iter(arrays.values()))
     paths = {int(i): str(p) for p, i in zip(base["paths"], base["index"])}
     count = np.bincount(base["gt_image"], minlength=max(paths, default=0) + 1)
-    out = []
+    out: list[Picture] = []
     for index in np.argsort(-count, kind="stable"):
         path = paths.get(int(index))
         if len(out) == SHOWN:

@@ -103,16 +103,14 @@ def _block(
     k, t, b = len(records.classes), len(records.thresholds), len(weights)
     edges = np.searchsorted(records.category, np.arange(k + 1))
     ap = {view: np.full((k, t, b), np.nan) for view in needed}
-    for view, thresholds in needed.items():
+    for view, wanted in needed.items():
         counts = records.positives[0 if records.is_visdrone else view].astype(np.float64)
         positives = weights @ counts  # (b, k)
         for c in range(k):
             if not counts[:, c].any():
                 continue
             rows = slice(edges[c], edges[c + 1])
-            _class_ap(
-                records, view, rows, weights, positives[:, c], sorted(thresholds), ap[view][c]
-            )
+            _class_ap(records, view, rows, weights, positives[:, c], sorted(wanted), ap[view][c])
     share = None
     if records.is_visdrone:  # classes weigh by the images that hold them
         share = weights @ (records.positives > 0).any(0).astype(np.float64)

@@ -101,7 +101,7 @@ def collect(folder: Path) -> Results:
         }
         for arm in study.arms
     }
-    flags = [*stored["flags"], *_flags(study, trials)]
+    flags = [*stored["flags"], *_flags(trials)]
     return Results(study, trials, failed, unfinished, comparisons, arms, flags)
 
 
@@ -133,7 +133,7 @@ def _training_cost(by_seed: dict[int, Trial]) -> dict[str, Any]:
     return out
 
 
-def _flags(study: Study, trials: dict[str, dict[int, Trial]]) -> list[str]:
+def _flags(trials: dict[str, dict[int, Trial]]) -> list[str]:
     flags = []
     every = [trial for by_seed in trials.values() for trial in by_seed.values()]
     for name in ("ultralytics", "torch", "yolo_attn"):

@@ -141,7 +141,9 @@ def compare_draws(
     """
     both = np.stack([baseline, other])
     observed, drawn = both[..., -1], both[..., :-1]
-    nothing = dict.fromkeys(("images", "over_seeds", "interval", "p_better", "p", "p_holm"))
+    nothing: dict[str, Any] = dict.fromkeys(
+        ("images", "over_seeds", "interval", "p_better", "p", "p_holm")
+    )
     if not np.isfinite(observed).all():
         return Comparison(
             metric, arm, tuple(seeds), None, None, None, **nothing,
@@ -184,11 +186,11 @@ def with_holm(comparisons: Sequence[Comparison]) -> list[Comparison]:
 
 def holm(p: Sequence[float | None]) -> list[float | None]:
     """Holm's step-down correction; None stays None and does not count."""
-    order = sorted((i for i, value in enumerate(p) if value is not None), key=lambda i: p[i])
+    order = sorted((value, i) for i, value in enumerate(p) if value is not None)
     out: list[float | None] = [None] * len(p)
     highest = 0.0
-    for place, i in enumerate(order):
-        highest = max(highest, min(1.0, (len(order) - place) * p[i]))
+    for place, (value, i) in enumerate(order):
+        highest = max(highest, min(1.0, (len(order) - place) * value))
         out[i] = highest
     return out
 
@@ -200,7 +202,7 @@ def verdict_of(c: Comparison, p_holm: float | None) -> str:
     models at hand do differ on these images; or the spread over seeds makes the interval more
     than twice as wide as images alone do.
     """
-    if c.interval is None or c.images is None or p_holm is None:
+    if c.difference is None or c.interval is None or c.images is None or p_holm is None:
         return TOO_FEW_SEEDS
     if p_holm < ALPHA and not c.interval[0] <= 0 <= c.interval[1]:
         return BETTER if c.difference > 0 else WORSE

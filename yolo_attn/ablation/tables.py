@@ -140,7 +140,7 @@ def as_latex(results: Results) -> str:
         r"\midrule",
     ]
     for arm in arms:
-        rows = [by_key[(*column, arm)] for column in columns]
+        rows = [by_key[protocol, metric, arm] for protocol, metric in columns]
         lines.append(" & ".join([_tex(arm), *(number(r.mean) for r in rows)]) + r" \\")
         if any(r.comparison for r in rows):
             below = [_tex_difference(r.comparison) for r in rows]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from yolo_attn.errors import YoloAttnError, did_you_mean
 from yolo_attn.ops.precision import without_autocast
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def check_choice(block: str, option: str, value: Any, accepted: Iterable[Any]) -> Any:
@@ -157,6 +160,16 @@ def run_float32(module: nn.Module, *args: Tensor) -> Tensor:
             if value.dtype in (torch.float16, torch.bfloat16)
         }
         return torch.func.functional_call(module, half, args) if half else module(*args)
+
+
+def bias_of(conv: _ConvNd) -> Tensor:
+    """The bias of a convolution that was built with one (by torch's types, any may have none)."""
+    return conv.bias  # type: ignore[return-value]
+
+
+def module_list(modules: Iterable[M]) -> Sequence[M]:
+    """An ``nn.ModuleList``, of which type checkers know what it holds."""
+    return nn.ModuleList(modules)  # type: ignore[return-value]  # it is no Sequence by name
 
 
 def at_least_float32(x: Tensor) -> Tensor:

@@ -124,10 +124,11 @@ class Mixer(nn.Module):
         """``(B, C, H, W) -> (B, C, H, W)``."""
         alpha, beta = self._factors()
         if not self.heads:
-            return self.out(self.static(self.value(x), beta))
+            s = self.static(self.value(x), beta)  # type: ignore[misc]  # no heads: there is S
+            return self.out(s)
         q, v = self.query_value(x).chunk(2, 1)
-        heads = (self._per_head(t) for t in (q, self.key(x), v))
-        y = attend(*heads, self.scale).transpose(2, 3).reshape(v.shape)
+        q, k, values = (self._per_head(t) for t in (q, self.key(x), v))
+        y = attend(q, k, values, self.scale).transpose(2, 3).reshape(v.shape)
         if self.static is None:
             return self.out(y if alpha is None else alpha.to(y.dtype) * y)
         s = self.static(v, beta)
@@ -149,7 +150,7 @@ class Mixer(nn.Module):
             rows = rows.unflatten(0, (b, self.heads)).mean(1).unflatten(2, (height, width))
             rows = rows if alpha is None else alpha * rows
             total = rows if total is None else total + rows
-        return total
+        return total  # type: ignore[return-value]  # A, S or both are there
 
     def _per_head(self, t: Tensor) -> Tensor:
         """``(B, C, H, W) -> (B, M, N, C/M)``, a view of dense maps of either memory format."""

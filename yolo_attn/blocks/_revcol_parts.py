@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from yolo_attn.blocks._common import module_list
+
 PAPER = (
     "Cai, Zhou, Han, Sun, Kong, Li, Zhang: Reversible Column Networks, ICLR 2023, arXiv 2212.11696"
 )
@@ -170,7 +172,7 @@ class Column(nn.Module):
         first_column: bool = False,
     ):
         super().__init__()
-        self.levels = nn.ModuleList(
+        self.levels: Sequence[nn.Module] = module_list(
             Level(channels, i, depth, sum(depths[:i]), kernel_size, first_column)
             for i, depth in enumerate(depths)
         )

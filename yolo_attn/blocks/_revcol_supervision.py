@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from yolo_attn.blocks._common import at_least_float32
+from yolo_attn.blocks._common import at_least_float32, module_list
 from yolo_attn.blocks._revcol_parts import EPS, Decoder
 from yolo_attn.errors import YoloAttnError
 
@@ -93,7 +93,7 @@ class Supervision(nn.Module):
         self.decoders = nn.ModuleList(
             Decoder(widths, kernel_size, image_channels) for _ in range(count)
         )
-        self.classifiers = nn.ModuleList(
+        self.classifiers = module_list(
             Classifier(widths[-1], num_classes or 1) for _ in range(count)
         )
 

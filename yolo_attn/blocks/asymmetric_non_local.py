@@ -7,6 +7,7 @@ Semantic Segmentation. ICCV 2019. https://arxiv.org/abs/1908.07678
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from yolo_attn.blocks._common import (
     check_channels,
     check_int,
     check_number,
+    module_list,
     query_index,
     reduced_channels,
 )
@@ -104,7 +106,7 @@ class _Asymmetric(nn.Module):
         self.pool_sizes = tuple(pool_sizes)
         self.dropout = check_number(block, "dropout", dropout, 0.0, 1.0)
         self.out_channels = out_channels
-        self.units = nn.ModuleList(
+        self.units = module_list(
             PyramidAttention(high, low, out_channels, d, v, shared) for _ in range(units)
         )
         self.fuse = ConvNorm(out_channels + high, out_channels, 1, slope=0.0 if shared else 1.0)
@@ -125,9 +127,8 @@ class _Asymmetric(nn.Module):
 
     def _attention(self, high: Tensor, low: Tensor, queries: Tensor) -> Tensor:
         index = query_index(queries, high.shape[3])
-        total = sum(
-            _softmax(unit.logits(high, low, self.pool_sizes)[:, index]) for unit in self.units
-        )
+        maps = (_softmax(u.logits(high, low, self.pool_sizes)[:, index]) for u in self.units)
+        total = reduce(torch.add, maps)
         return pyramid_spread(total / len(self.units), low, self.pool_sizes)
 
 
@@ -262,4 +263,5 @@ class AFNB(_Asymmetric):
         Returns:
             ``(B, Q, H', W')``; each map sums to 1.
         """
-        return self._attention(*xs, queries)
+        high, low = xs
+        return self._attention(high, low, queries)

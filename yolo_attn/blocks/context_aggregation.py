@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from yolo_attn.blocks._common import check_channels, reduced_channels
+from yolo_attn.blocks._common import bias_of, check_channels, reduced_channels
 from yolo_attn.ops.pooling import attention_pool, softmax_map
 from yolo_attn.registry import register
 
@@ -58,8 +58,8 @@ class ContextAggregation(nn.Module):
         for conv in (self.a, self.k, self.v):
             bound = (3 / conv.in_channels) ** 0.5
             nn.init.uniform_(conv.weight, -bound, bound)
-        for bias in (self.a.bias, self.v.bias, self.m.bias):
-            nn.init.zeros_(bias)
+        for conv in (self.a, self.v, self.m):
+            nn.init.zeros_(bias_of(conv))
         nn.init.zeros_(self.m.weight)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,12 @@ class SharedNorm(nn.BatchNorm2d):
     In training every group has its own mean and variance, and the running ones take n steps, in the
     order of j: ``r <- (1 - m)^n r + m sum_j (1 - m)^(n - 1 - j) r_j``.
     """
+
+    if TYPE_CHECKING:  # this one always has them
+        running_mean: Tensor
+        running_var: Tensor
+        num_batches_tracked: Tensor
+        momentum: float
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, K n, H, W) -> (B, K n, H, W)``."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from yolo_attn.blocks._common import (
+    bias_of,
     check_channels,
     check_choice,
     check_int,
@@ -83,9 +84,9 @@ class DoubleAttention(nn.Module):
 
     def reset_parameters(self) -> None:
         """Zero W_o in front of a shortcut, else PyTorch's default."""
-        if self.form == "residual":
+        if self.out is not None and self.form == "residual":
             nn.init.zeros_(self.out.weight)
-            nn.init.zeros_(self.out.bias)
+            nn.init.zeros_(bias_of(self.out))
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, H, W) -> (B, C, H, W)``; m channels with ``form: plain``."""

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from yolo_attn.blocks._common import at_least_float32, check_channels, check_int
+from yolo_attn.blocks._common import at_least_float32, bias_of, check_channels, check_int
 from yolo_attn.ops.precision import without_autocast
 from yolo_attn.registry import register
 
@@ -85,7 +85,7 @@ class EMA(nn.Module):
 
         w1 = at_least_float32(self.norm.bias).softmax(0)
         kernel = at_least_float32(self.conv3x3.weight).flatten(1)
-        bias = at_least_float32(self.conv3x3.bias)
+        bias = at_least_float32(bias_of(self.conv3x3))
         with without_autocast(u):
             mean_x2 = F.linear(_window_means(u, columns), kernel, bias)
             w2 = mean_x2.softmax(1)

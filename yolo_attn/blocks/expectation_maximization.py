@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from yolo_attn.blocks._common import (
     at_least_float32,
+    bias_of,
     check_channels,
     check_int,
     check_number,
@@ -67,6 +68,7 @@ class EMAU(nn.Module):
         self.reduce = nn.Conv2d(channels, channels, 1)
         self.out = nn.Conv2d(channels, channels, 1, bias=False)
         self.norm = nn.BatchNorm2d(channels)
+        self.bases: Tensor
         self.register_buffer("bases", torch.empty(channels, bases))
         self.reset_parameters()
 
@@ -74,7 +76,7 @@ class EMAU(nn.Module):
         """Normal convolutions with variance ``2 / fan_out``; normal bases of length 1."""
         for conv in (self.reduce, self.out):
             nn.init.normal_(conv.weight, std=(2 / conv.out_channels) ** 0.5)
-        nn.init.zeros_(self.reduce.bias)
+        nn.init.zeros_(bias_of(self.reduce))
         nn.init.normal_(self.bases, std=(2 / self.bases.shape[1]) ** 0.5)
         with torch.no_grad():
             self.bases.copy_(_unit(self.bases))
@@ -102,7 +104,7 @@ class EMAU(nn.Module):
         with without_autocast(x):
             positions = at_least_float32(x).flatten(2)
             weight = at_least_float32(self.reduce.weight).flatten(1)
-            bias = at_least_float32(self.reduce.bias)[:, None]
+            bias = at_least_float32(bias_of(self.reduce))[:, None]
             mu = at_least_float32(self.bases).expand(x.shape[0], -1, -1)
             on_bases = positions.shape[2] > 4 * self.steps * mu.shape[2]
             f = positions if on_bases else weight @ positions + bias

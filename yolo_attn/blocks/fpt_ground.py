@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from yolo_attn.blocks._common import (
     as_map,
     at_least_float32,
+    bias_of,
     check_channel_list,
     check_choice,
     check_flag,
@@ -199,7 +200,7 @@ class FPTGround(nn.Module):
                 y = w @ relu_affinity(q, k, v.transpose(1, 2)).transpose(1, 2)
             y = as_map(y, like=low)
             if self.norm is None:
-                return y + self.out.bias.to(dtype)[:, None, None]
+                return y + bias_of(self.out).to(dtype)[:, None, None]
         return run_float32(self.norm, y)
 
     def _terms(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:

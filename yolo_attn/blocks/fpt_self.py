@@ -97,6 +97,7 @@ class FPTSelf(nn.Module):
         e = d if value_channels is None else check_int("FPTSelf", "value_channels", value_channels)
         self.out_channels = 2 * channels if concat else channels
 
+        self.query: nn.Conv2d | _ConvNormConv
         if kq_transform == "conv":
             self.query = nn.Conv2d(channels, num_heads * d, 1)
         else:

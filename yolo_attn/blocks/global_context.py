@@ -65,6 +65,8 @@ class GlobalContext(nn.Module):
         self.starts_as_identity = fusion == "add"
         self.mask = nn.Conv2d(channels, 1, 1, bias=False) if pooling == "att" else None
         self.steps = FUSIONS[fusion]
+        self.add: ContextTransform
+        self.mul: ContextTransform
         for name in self.steps:
             self.add_module(name, ContextTransform(channels, planes))
         self.reset_parameters()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from yolo_attn.blocks._common import (
     at_least_float32,
+    bias_of,
     check_channels,
     check_choice,
     check_number,
@@ -102,7 +103,7 @@ class LSK(nn.Module):
                 kernel = module.kernel_size[0] * module.kernel_size[1]
                 fan_out = kernel * module.out_channels // module.groups
                 nn.init.normal_(module.weight, std=(2 / fan_out) ** 0.5)
-                nn.init.zeros_(module.bias)
+                nn.init.zeros_(bias_of(module))
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, H, W) -> (B, C, H, W)``."""

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from yolo_attn.blocks._common import (
     at_least_float32,
+    bias_of,
     check_channels,
     check_choice,
     check_int,
@@ -238,10 +240,10 @@ class _Bound(nn.Module):
         return getattr(self.module, self.method)(x)
 
 
-def _projected(conv: nn.Module, weights: Tensor, x: Tensor) -> Tensor:
+def _projected(conv: _ConvNd, weights: Tensor, x: Tensor) -> Tensor:
     """``weights . conv(x)`` at each position ``(B, N)``, the two linear maps contracted first."""
     w = weights @ conv.weight.flatten(1)
-    return (w @ x.flatten(2)) + weights @ conv.bias
+    return (w @ x.flatten(2)) + weights @ bias_of(conv)
 
 
 def _scale(scale: str | float, width: int, softmax: bool, mode: str) -> float:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from yolo_attn.blocks._common import (
     at_least_float32,
+    bias_of,
     check_channels,
     check_choice,
     check_int,
@@ -95,7 +96,7 @@ class LocalGlobalAttention(nn.Module):
         # The bilinear weights of a position sum to 1: the convolution may act on the patches.
         weight = self.conv.weight.flatten(1)
         y = (weight.to(z.dtype) @ z.transpose(1, 2)).unflatten(2, grid)
-        y = y + self.conv.bias.to(y.dtype)[:, None, None]
+        y = y + bias_of(self.conv).to(y.dtype)[:, None, None]
         if self.border == "drop":
             return F.interpolate(y, size=size, mode="bilinear", align_corners=False)
         y = F.interpolate(y, scale_factor=float(p), mode="bilinear", align_corners=False)

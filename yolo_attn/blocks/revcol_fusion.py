@@ -14,7 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from yolo_attn.blocks._common import check_channel_list, check_flag, reduced_channels
+from yolo_attn.blocks._common import (
+    bias_of,
+    check_channel_list,
+    check_flag,
+    module_list,
+    reduced_channels,
+)
 from yolo_attn.blocks._revcol_parts import PAPER, Downsample, Upsample, reset
 from yolo_attn.errors import YoloAttnError
 from yolo_attn.registry import register
@@ -150,7 +156,7 @@ class RevColAttnFusion(_Fusion):
         d = reduced_channels(name, self.out_channels, rd_ratio, rd_channels, minimum=8)
         count = len(channels)
         # One layer for each part instead of one for all: the parts need not be copied together.
-        self.reduce = nn.ModuleList(
+        self.reduce = module_list(
             nn.Conv2d(self.out_channels, d, 1, bias=k == 0) for k in range(count)
         )
         self.near = nn.Conv2d(d, d, 3, padding=1, groups=d)
@@ -161,7 +167,7 @@ class RevColAttnFusion(_Fusion):
         for layer in self.reduce:
             nn.init.xavier_uniform_(layer.weight)
         nn.init.zeros_(self.score.weight)
-        nn.init.zeros_(self.score.bias)
+        nn.init.zeros_(bias_of(self.score))
 
     def forward(self, xs: list[Tensor]) -> Tensor:
         """``[(B, C, H, W), ...] -> (B, C, H, W)``."""

@@ -18,6 +18,7 @@ from yolo_attn.blocks._common import (
     check_flag,
     check_int,
     check_number,
+    module_list,
 )
 from yolo_attn.blocks._revcol_parts import PAPER, Column, Downsample, reset
 from yolo_attn.blocks._revcol_supervision import Supervision, supervised_columns
@@ -115,7 +116,7 @@ class RevColumns(nn.Module):
         self.drop_rates = [rate * k / max(blocks - 1, 1) for k in range(blocks)]
         self.out_channels = list(widths)
         self.stem = Downsample(channels, widths[0], 4)
-        self.columns = nn.ModuleList(
+        self.columns = module_list(
             Column(widths, depths, kernel_size, first_column=t == 0) for t in range(count)
         )
         check_choice(name, "supervision", supervision, ("none", "objectness", "classification"))

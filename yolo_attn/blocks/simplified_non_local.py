@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from yolo_attn.blocks._common import check_channels
+from yolo_attn.blocks._common import bias_of, check_channels
 from yolo_attn.ops.pooling import attention_pool, softmax_map
 from yolo_attn.registry import register
 
@@ -50,7 +50,7 @@ class SimplifiedNonLocal(nn.Module):
         """Kaiming-normal (fan-in) map as in GCNet, zero W_v."""
         nn.init.kaiming_normal_(self.key.weight, mode="fan_in", nonlinearity="relu")
         nn.init.zeros_(self.value.weight)
-        nn.init.zeros_(self.value.bias)
+        nn.init.zeros_(bias_of(self.value))
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, H, W) -> (B, C, H, W)``."""

@@ -6,6 +6,8 @@ Squeeze-and-Excitation Networks. CVPR 2018. https://arxiv.org/abs/1709.01507
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -19,7 +21,12 @@ from yolo_attn.blocks._common import (
 )
 from yolo_attn.registry import register
 
-ACTS = {"relu": F.relu, "silu": F.silu, "gelu": F.gelu, "hardswish": F.hardswish}
+ACTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "hardswish": F.hardswish,
+}
 GATES = {"sigmoid": F.sigmoid, "hard_sigmoid": F.hardsigmoid}
 
 

@@ -199,7 +199,7 @@ def _get(row: dict[str, Any], key: str, kinds: tuple[type, ...], where: str) -> 
 
 
 def _categories(file: Path, content: dict[str, Any]) -> list[dict[str, Any]]:
-    categories = []
+    categories: list[dict[str, Any]] = []
     for i, row in enumerate(content["categories"]):
         where = f"{file}: categories[{i}]"
         category = {"id": _get(row, "id", (int,), where), "name": _get(row, "name", (str,), where)}

@@ -6,7 +6,7 @@ import contextlib
 import json
 import sys
 from pathlib import Path
-from typing import Callable, List, Optional, Tuple, TypeVar
+from typing import Any, Callable, List, Optional, Tuple, TypeVar
 
 import typer
 from rich.console import Console
@@ -70,7 +70,7 @@ def make_command(
             distance=distance,
             overwrite=overwrite,
         )
-    answer = {"dst": str(root), "data_yaml": str(root / "data.yaml"), "mode": mode}
+    answer: dict[str, Any] = {"dst": str(root), "data_yaml": str(root / "data.yaml"), "mode": mode}
     answer.update(train_images=train, val_images=val)
     if as_json:
         print(json.dumps(answer, indent=2))

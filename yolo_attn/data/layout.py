@@ -232,8 +232,8 @@ class YoloWriter:
         folders = {split: split for split in SPLITS if split in self._coco}
         if not any(report.splits[split].images for split in folders):
             reasons = Counter[str]()
-            for split in report.splits.values():
-                reasons.update(split.dropped_images)
+            for converted in report.splits.values():
+                reasons.update(converted.dropped_images)
             why = ", ".join(f"{n} x {reason}" for reason, n in reasons.items()) or "nothing listed"
             raise YoloAttnError(f"{report.dst}: no image is left to convert ({why})")
         folders = {s: s for s in folders if report.splits[s].images}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from yolo_attn.data.stats import COCO_BINS, TINY_BINS, DatasetStats, count_bins
 from yolo_attn.errors import YoloAttnError
@@ -131,7 +133,7 @@ def draw_stats(stats: DatasetStats, file: Path) -> None:
         raise YoloAttnError(f"{file}: cannot be written ({error}); choose another") from error
 
 
-def _top(sizes: object) -> float:
+def _top(sizes: Iterable[npt.NDArray[np.float64]]) -> float:
     return max([64.0, *(float(s.max()) for s in sizes if len(s))]) * 1.05
 
 

@@ -115,7 +115,7 @@ def make_smallshapes(
                 ) -> dict[str, Any] | None:
                     rng, scene = np.random.default_rng([seed, number, i]), None
                     drawn = (rng, image_size, object_size, objects, clutter, classes)
-                    if mode == "shapes":
+                    if distance is None:  # the mode without a sign
                         image, rows = draw_image(*drawn, size_distribution)
                     else:
                         image, shapes = draw_scene(*drawn, size_distribution, distance)
@@ -225,7 +225,7 @@ def _photographed(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
 def _background(rng: np.random.Generator, size: int) -> np.ndarray:
     """Multi-octave noise, mostly grey with a tint, plus a linear gradient: (size, size, 3)."""
     roughness, amplitude, cells = rng.uniform(0.3, 0.6), rng.uniform(25, 45), 2
-    canvas = np.zeros((cells, cells, 3), np.float32)
+    canvas: np.ndarray = np.zeros((cells, cells, 3), np.float32)
     while cells < size:
         octave = rng.uniform(-1, 1, (cells, cells, 1))
         if cells <= 6:  # coarse octaves have a tint, fine ones are grey

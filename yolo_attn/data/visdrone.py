@@ -219,9 +219,9 @@ def _read(source: Source, name: str, counts: SplitReport) -> list[_Row]:
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
+        at = data.count(b"\n", 0, error.start) + 1
         raise YoloAttnError(
-            f"{path} line {line}: not text (byte {error.start}: {error.reason}); expected {COLUMNS}"
+            f"{path} line {at}: not text (byte {error.start}: {error.reason}); expected {COLUMNS}"
         ) from None
     if text.startswith("\ufeff"):
         text = text[1:]
@@ -232,9 +232,9 @@ def _read(source: Source, name: str, counts: SplitReport) -> list[_Row]:
     if not lines[-1]:
         lines.pop()
     rows = []
-    for number, line in enumerate(lines, 1):
+    for number, raw in enumerate(lines, 1):
         where = f"{name} line {number}"
-        line = line.strip(" \t")
+        line = raw.strip(" \t")
         if not line:
             counts.count("altered", "blank line", where)
             continue
@@ -265,7 +265,8 @@ def _row(fields: Sequence[str], line: int, where: str) -> _Row:
         # Python also takes 1_000 and digits of other scripts for numbers; the toolkit does not.
         value = finite(field if NUMBER.fullmatch(field) else ascii(field), f"{where}: {column}")
         values.append(int(value) if value.is_integer() and abs(value) < 2**53 else value)
-    return _Row(line, tuple(values[:4]), *values[4:])
+    left, top, width, height, *rest = values
+    return _Row(line, (left, top, width, height), *rest)
 
 
 def _sorted_out(
@@ -276,7 +277,7 @@ def _sorted_out(
     beside: dict[str, list[LabelledBox]] = {REGIONS_KEY: [], OTHERS_KEY: []}
     for row in rows:
         x, y, w, h = row.box
-        box = {"where": f"{name} line {row.line}", "xyxy": (x, y, x + w, y + h)}
+        box: dict[str, Any] = {"where": f"{name} line {row.line}", "xyxy": (x, y, x + w, y + h)}
         if row.category == IGNORED_REGION:
             region = LabelledBox(
                 **box, class_index=None, unlabelled="ignored region", extra=row.extra()

@@ -84,11 +84,11 @@ def find_sources(src: Path, split: str | None, notes: list[str], stack: ExitStac
     found: dict[str, tuple[str, Place]] = {}
     for name, place in roots:
         match = OFFICIAL.fullmatch(name)
-        if match is None and split is None:
+        key = split or (match and match[1].lower().replace("test-dev", "test"))
+        if not key:
             raise YoloAttnError(
                 f"{place}: its name is none of {EXAMPLE}; say which split it is (split)"
             )
-        key = split or match[1].lower().replace("test-dev", "test")
         if key in found and isinstance(found[key][1], Path) and not isinstance(place, Path):
             notes.append(f"{place}: left out, its folder is there too")
         elif key in found:

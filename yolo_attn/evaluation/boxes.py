@@ -103,8 +103,8 @@ class Detections:
         if not np.isfinite(self.score).all():
             raise YoloAttnError("a detection's score is not a finite number")
 
-    def keep(self, rows: Bools) -> Detections:
-        """Only the detections of `rows` ((n,) bool)."""
+    def keep(self, rows: Bools | Ints) -> Detections:
+        """Only the detections of `rows`: (n,) bool, or their numbers, in whose order they come."""
         return Detections(self.image[rows], self.boxes[rows], self.category[rows], self.score[rows])
 
 
@@ -141,7 +141,7 @@ def _boxes(boxes: npt.ArrayLike) -> Floats:
 
 
 def _column(values: npt.ArrayLike, n: int, kind: type, name: str) -> npt.NDArray:
-    array = np.asarray(values, kind).reshape(-1)
+    array: npt.NDArray = np.asarray(values, kind).reshape(-1)
     if len(array) != n:
         raise YoloAttnError(f"{name} has {len(array)} entries for {n} boxes")
     return array

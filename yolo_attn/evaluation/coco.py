@@ -5,7 +5,7 @@ Lin et al., "Microsoft COCO" (ECCV 2014, arXiv 1405.0312); tiny bins: AI-TOD (IC
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +36,7 @@ THRESHOLDS = np.linspace(0.5, 0.95, 10)
 EVERY = (0.0, 1e10)  # px^2, the bin "all"
 LARGEST = 1e5  # px, COCO's upper edge of "large"
 # Names of the bins in COCO and AI-TOD, by their edges in px.
-BIN_NAMES = {
+BIN_NAMES: dict[tuple[float, float], str] = {
     (0, 8): "verytiny",
     (2, 8): "verytiny",
     (8, 16): "tiny",
@@ -188,7 +188,7 @@ def _mean(values: Floats) -> float:
     return float(valid.mean() * 100) if valid.size else -1.0
 
 
-def _result(tables: _FasterTables, classes: dict[int, str], rules: CocoRules) -> dict[str, Any]:
+def _result(tables: _FasterTables, classes: Mapping[int, str], rules: CocoRules) -> dict[str, Any]:
     views = ("all", *rules.bins)
     metrics = headline(tables.largest, views, rules.max_dets)
     ap, recall = tables.largest.ap, tables.largest.recall

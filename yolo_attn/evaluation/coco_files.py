@@ -94,12 +94,18 @@ def read_ground_truth(
     for i, row in zip(ids, images):
         where = f"{path}: images[{listed[i]}]"
         image_names.append(_get(row, "file_name", (str,), where) if "file_name" in row else str(i))
-    columns = _annotations(path, table["annotations"], index, names, warnings)
-    regions = _regions(path, content.get("ignored_regions", []), index)
-    return GroundTruth(image_names, names, *columns, *regions, sizes=_sizes(images)), index
+    image, boxes, category, crowd, area = _annotations(
+        path, table["annotations"], index, names, warnings
+    )
+    region_image, region_boxes = _regions(path, content.get("ignored_regions", []), index)
+    truth = GroundTruth(
+        image_names, names, image, boxes, category, crowd, area, region_image, region_boxes,
+        _sizes(images),
+    )  # fmt: skip
+    return truth, index
 
 
-def _regions(path: Path, rows: Any, index: dict[Any, int]) -> tuple[list[int], list[Any]]:
+def _regions(path: Path, rows: Any, index: dict[Any, int]) -> tuple[Any, Any]:
     image, boxes = [], []
     for i, row in enumerate(_objects(rows, f"{path}: 'ignored_regions'", f"{path}: regions")):
         where = f"{path}: ignored_regions[{i}]"
@@ -113,7 +119,7 @@ def _regions(path: Path, rows: Any, index: dict[Any, int]) -> tuple[list[int], l
 
 def _annotations(
     path: Path, rows: list[Any], index: dict[Any, int], classes: dict[int, str], warnings: Warnings
-) -> tuple[list[Any], ...]:
+) -> tuple[Any, ...]:
     image, boxes, category, crowd, area = [], [], [], [], []
     seen: dict[Any, int] = {}
     for i, row in enumerate(rows):
@@ -159,7 +165,8 @@ def _read_results(
         raise YoloAttnError(
             f"{path}: expected a list of detections, found an object (the annotations file?)"
         )
-    image, boxes, category, score = [], [], [], []
+    columns: tuple[Any, ...] = ([], [], [], [])
+    image, boxes, category, score = columns
     for i, row in enumerate(_objects(content, f"{path}: the file", f"{path}: detection ")):
         where = f"{path}: detection [{i}]"
         image_id = _get(row, "image_id", (int, str), where)
@@ -181,7 +188,7 @@ def _read_results(
         boxes.append(box)
         category.append(number)
         score.append(value)
-    return Detections(image, boxes, category, score)
+    return Detections(*columns)
 
 
 def _objects(rows: Any, what: str, where: str) -> list[dict[str, Any]]:

@@ -128,7 +128,7 @@ def _protocols(names: Optional[List[str]], max_dets: Optional[str], bins: Option
         raise YoloAttnError(
             "--max-dets and --bins set one COCO protocol; name it, e.g. --protocol coco"
         )
-    rules = chosen[coco[0]]
+    rules: Any = chosen[coco[0]]
     caps = _numbers("--max-dets", max_dets) if max_dets else rules.max_dets
     if any(cap % 1 for cap in caps):
         raise YoloAttnError(f"--max-dets {max_dets}: accepted are whole numbers of 1 or more")

@@ -86,7 +86,7 @@ def error_analysis(
     dets = dets.keep(det_kept & np.isin(dets.category, numbers))
     # COCOeval's order: by image, in it by score; a stable sort by score then settles ties.
     order = np.lexsort((-dets.score, dets.image))
-    dets = Detections(*(c[order] for c in (dets.image, dets.boxes, dets.category, dets.score)))
+    dets = dets.keep(order)
     group = np.searchsorted(numbers, dets.category) * len(gt.names) + dets.image
     _, rank = rank_in_group(group, dets.score)
     few = rank < max_det

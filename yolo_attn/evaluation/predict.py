@@ -216,7 +216,7 @@ def _ultralytics(validator: Any, truth: DatasetTruth) -> dict[str, Any]:
     box = validator.metrics.box
     values = {"AP": box.map, "AP50": box.map50, "AP75": box.map75, "P": box.mp, "R": box.mr}
     metrics = {name: 100 * float(value) for name, value in values.items()}
-    per_class = {
+    per_class: dict[str, dict[str, Any]] = {
         str(number): {"name": truth.gt.classes[number], "AP": None, "AP50": None}
         for number in truth.gt.classes
     }

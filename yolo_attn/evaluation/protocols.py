@@ -65,4 +65,4 @@ def metrics_of(
     """The headline metrics from match records, image i counted `weights[i]` times (default 1)."""
     if records.is_visdrone:
         return visdrone.metrics_of(records, weights)
-    return coco.metrics_of(records, weights)
+    return {**coco.metrics_of(records, weights)}

@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -226,7 +227,7 @@ def save_records(path: str | Path, records: Mapping[str, MatchRecords]) -> None:
     Raises:
         YoloAttnError: the file cannot be written.
     """
-    arrays: dict[str, npt.NDArray] = {}
+    arrays: dict[str, Any] = {}
     for key, record in records.items():
         for name, value in _columns(record).items():
             arrays[f"{key}/{name}"] = value

@@ -89,7 +89,7 @@ def sliced_detections(
         device=device,
         image_size=imgsz or slice_size,
     )
-    columns: dict[str, list[Any]] = {"image": [], "boxes": [], "category": [], "score": []}
+    columns: dict[str, Any] = {"image": [], "boxes": [], "category": [], "score": []}
     seconds, slices = [], []
     for number, path in enumerate(images):
         start = time.perf_counter()

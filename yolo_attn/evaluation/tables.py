@@ -64,7 +64,7 @@ def notes(results: Results) -> list[str]:
 
 def _columns(results: Results) -> dict[str, Mapping[str, Any]]:
     """Title -> row -> value."""
-    columns = {}
+    columns: dict[str, Mapping[str, Any]] = {}
     for result in results.values():
         caps = result.get("max_dets") or result["params"]["maxDets"]
         bins = result["params"]["areaRng"] if "params" in result else {}

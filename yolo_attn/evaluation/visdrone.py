@@ -38,7 +38,7 @@ CLASSES = {
 IGNORED_REGION, OTHERS = 0, 11
 MAX_DETS = (1, 10, 100, 500)
 # Octave's 0.5:0.05:0.95; the eighth is 0.8500000000000001, and an IoU of 17/20 fails there.
-THRESHOLDS = 0.5 + np.arange(10) * 0.05
+THRESHOLDS: Floats = (0.5 + np.arange(10) * 0.05).astype(np.float64)
 METRICS = ("AP", "AP50", "AP75", "AR1", "AR10", "AR100", "AR500")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,7 +85,7 @@ def read_annotations(
     )
 
 
-def read_results(folder: str | Path, names: tuple[str, ...], warnings: Warnings) -> Detections:
+def read_results(folder: str | Path, names: Sequence[str], warnings: Warnings) -> Detections:
     """Read a folder of VisDrone result files for the images `names`; see `read_visdrone`."""
     folder = Path(folder)
     files = _text_files(folder, warnings)
@@ -110,10 +110,10 @@ def read_results(folder: str | Path, names: tuple[str, ...], warnings: Warnings)
     for i in np.unique(image[rising]):
         what = "result file not sorted by score (the caps take its first rows)"
         warnings.count(what, str(files[names[i]]))
-    for i in np.flatnonzero(np.bincount(image, minlength=len(names)) > MAX_DETS[-1]):
+    for i in np.flatnonzero(np.bincount(image, minlength=len(names)) > MAX_DETS[-1]).tolist():
         what = f"result file with more than {MAX_DETS[-1]} rows (the rest is not scored)"
         warnings.count(what, str(files[names[i]]))
-    return Detections(image, rows[:, :4], category, score)
+    return Detections(image, rows[:, :4], category.astype(np.int64), score)
 
 
 def read_sizes(path: str | Path) -> dict[str, tuple[int, int]]:
@@ -138,8 +138,9 @@ def read_sizes(path: str | Path) -> dict[str, tuple[int, int]]:
 
 
 def _is_side(value: object) -> bool:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return number and 1 <= value <= MOST_SIDE and value % 1 == 0
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return 1 <= value <= MOST_SIDE and value % 1 == 0
 
 
 def _pick_sizes(path: Path, names: list[str], warnings: Warnings) -> Floats:
@@ -183,7 +184,7 @@ class _Places:
     lines: Ints
     warnings: Warnings
 
-    def count(self, rows: np.ndarray, what: str) -> None:
+    def count(self, rows: np.ndarray | np.bool_, what: str) -> None:
         for n, row in enumerate(np.flatnonzero(rows)):
             if n < EXAMPLES:
                 where = f"{self.files[self.image[row]]} line {self.lines[row]}"
@@ -205,9 +206,9 @@ def _read_rows(path: Path, warnings: Warnings) -> tuple[list[list[float]], list[
     try:
         text = data.decode("ascii")
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
+        at = data.count(b"\n", 0, error.start) + 1
         raise YoloAttnError(
-            f"{path} line {line}: byte {data[error.start]:#04x} is no plain text; expected numbers"
+            f"{path} line {at}: byte {data[error.start]:#04x} is no plain text; expected numbers"
         ) from error
     rows, lines = [], []
     short = 0

@@ -5,6 +5,8 @@ Selvaraju et al.: Grad-CAM, ICCV 2017, arXiv 1610.02391; https://github.com/jaco
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -60,14 +62,14 @@ def _grad_cam() -> type:
 class _Scores(nn.Module):
     """The class scores ``(B, n, classes)`` of a detection model."""
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: Any):
         super().__init__()
-        self.model = model
+        self.model, self.names = model, model.names
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.model(x)
         out = out[0] if isinstance(out, (list, tuple)) else out
-        classes = len(self.model.names)
+        classes = len(self.names)
         if out.shape[1] == 4 + classes:
             return out[:, 4:].transpose(1, 2)
         return out[..., 4:5]  # heads without NMS return (box, score, class)

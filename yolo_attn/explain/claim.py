@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable
+from typing import Any, Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -186,13 +186,15 @@ def _with_block(base: str, tap: str, seed: int) -> Subject:
         overlay = {"base": known, "insert": [[tap, 1, "NonLocal", []]]}
         path.write_text(json.dumps(overlay), encoding="utf-8")  # JSON is YAML
         torch.manual_seed(seed)
-        return subject(YOLO(str(path), verbose=False).model, f"{base} + NonLocal at {tap}")
+        model: Any = YOLO(str(path), verbose=False).model
+        return subject(model, f"{base} + NonLocal at {tap}")
 
 
 def _open_branches(model: nn.Module) -> None:
     for module in model.modules():
-        if type(module).__name__ == "NonLocal" and module.norm is not None:
-            nn.init.ones_(module.norm.weight)
+        norm = getattr(module, "norm", None)
+        if type(module).__name__ == "NonLocal" and norm is not None:
+            nn.init.ones_(norm.weight)
 
 
 def _calibrate(model: nn.Module, x: torch.Tensor) -> None:

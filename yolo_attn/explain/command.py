@@ -164,7 +164,8 @@ def _looks(
     silent: Dict[str, str] = {}
     for done, (file, stem) in enumerate(zip(files, _stems(files)), 1):
         image = hooks.read_image(file)
-        boxes, asked = None, points
+        boxes = None
+        asked: Any = points
         if not points:
             side = imgsz or subject.imgsz
             asked, boxes = query_maps.smallest_detections(model, image, side, most, conf)

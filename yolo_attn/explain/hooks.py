@@ -58,15 +58,15 @@ def letterbox(image: npt.NDArray, imgsz: int, stride: int = 32) -> tuple[Tensor,
     """
     from ultralytics.data.augment import LetterBox
 
-    boxed = LetterBox((imgsz, imgsz), auto=True, stride=stride)(image=image)
+    boxed: Any = LetterBox((imgsz, imgsz), auto=True, stride=stride)(image=image)
     height, width = image.shape[:2]
     ratio = min(imgsz / height, imgsz / width)
     inner = max(round(width * ratio), 1), max(round(height * ratio), 1)
     full = boxed.shape[1], boxed.shape[0]
     # Ultralytics' rounding: of an odd border, the smaller half is left and on top.
-    offset = tuple(round((outside - inside) / 2 - 0.1) for outside, inside in zip(full, inner))
+    left, top = (round((outside - inside) / 2 - 0.1) for outside, inside in zip(full, inner))
     x = torch.from_numpy(np.ascontiguousarray(boxed[..., ::-1])).permute(2, 0, 1)[None]
-    view = Letterbox((width, height), full, (inner[0] / width, inner[1] / height), offset)
+    view = Letterbox((width, height), full, (inner[0] / width, inner[1] / height), (left, top))
     return x.float() / 255, view
 
 
@@ -83,7 +83,7 @@ class Layer:
     """
 
     name: str
-    block: nn.Module
+    block: Any
     info: BlockInfo
     inputs: Any = None
     output: Any = None
@@ -92,6 +92,12 @@ class Layer:
     def first(self) -> Tensor:
         """The (first) input map, on whose grid the queries are."""
         return self.inputs[0] if isinstance(self.inputs, (list, tuple)) else self.inputs
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Height and width of that map."""
+        height, width = self.first.shape[2:]
+        return height, width
 
 
 @dataclass
@@ -107,7 +113,7 @@ class Subject:
     """
 
     name: str
-    model: nn.Module
+    model: Any
     layers: list[Layer] = field(default_factory=list)
     imgsz: int = 640
     stride: int = 32
@@ -129,13 +135,13 @@ def load(path: str | Path) -> Subject:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         try:
-            model = YOLO(name, verbose=False).model
+            model: Any = YOLO(name, verbose=False).model
         except FileNotFoundError as error:
             raise YoloAttnError(f"{name}: no such model, neither here nor in the zoo") from error
     return subject(model, name)
 
 
-def subject(model: nn.Module, name: str = "model") -> Subject:
+def subject(model: Any, name: str = "model") -> Subject:
     """Prepare a model that is already in memory; it is switched to eval mode and float32.
 
     Raises:
@@ -158,8 +164,9 @@ def find_layers(model: nn.Module) -> list[Layer]:
     found: dict[str, Layer] = {}
     for name, module in model.named_modules():
         info = find_block(type(module).__name__)
-        ours = info is not None and info.cls is type(module) and not info.layer
-        if ours and not any(name.startswith(f"{outer}.") for outer in found):
+        if info is None or info.cls is not type(module) or info.layer:
+            continue
+        if not any(name.startswith(f"{outer}.") for outer in found):
             place = name.replace("model.", "", 1).replace(".block", "")
             found[name] = Layer(f"{place} {info.name}".strip(), module, info)
     return list(found.values())
@@ -223,7 +230,7 @@ def read_image(path: str | Path) -> npt.NDArray[np.uint8]:
     if not path.is_file():
         raise YoloAttnError(f"{path}: no such image")
     data = np.fromfile(path, np.uint8)
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
+    image: Any = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
     if image is None:
         raise YoloAttnError(f"{path}: cannot be read as an image")
     return image

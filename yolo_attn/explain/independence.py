@@ -114,7 +114,7 @@ def query_independence(
                 silent[layer.name] = str(error)
                 continue
             distances.setdefault(layer.name, []).append(mean_distance(rows))
-            facts.setdefault(layer.name, (len(rows), shared, tuple(layer.first.shape[2:])))
+            facts.setdefault(layer.name, (len(rows), shared, layer.grid))
         if progress:
             progress(done, len(images))
     found = [
@@ -127,7 +127,7 @@ def _maps(layer: Layer, view: Letterbox) -> tuple[npt.NDArray[np.float64], bool]
     """Maps of the queries ``(Q, h w)``."""
     at = (np.arange(SIDE) + 0.5) / SIDE
     points = np.stack(np.meshgrid(at * view.size[0], at * view.size[1]), -1).reshape(-1, 2)
-    cells = np.unique(query_cells(points, view, tuple(layer.first.shape[2:])), axis=0)
+    cells = np.unique(query_cells(points, view, layer.grid), axis=0)
     with torch.no_grad():
         rows, shared = attention_rows(layer, cells)
     return rows.flatten(1).double().cpu().numpy(), shared

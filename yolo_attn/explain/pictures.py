@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +171,7 @@ def _numbers(values: npt.NDArray, look: Look, result: ImageLooks) -> str:
         parts.append(f"peak {values.max() * values.size:.3g} x uniform")
     else:
         parts.append(f"sum {total:.3g}")
-    inside = weight_inside(values, look.extent, result.view.size)
+    inside = weight_inside(values, look.extent, result.view.size) if look.extent else 1.0
     if inside < 0.995:
         parts.append(f"{1 - inside:.0%} on the border")
     return ", ".join(parts)
@@ -213,7 +213,7 @@ def draw_independence(file: Path, found: Sequence[Independence], title: str) -> 
     _save(figure, file, title)
 
 
-def draw_fields(file: Path, columns: dict[str, Sequence[Field]], title: str) -> None:
+def draw_fields(file: Path, columns: Mapping[str, Sequence[Field]], title: str) -> None:
     """Gradients with their radii: a column a model, a row a map."""
     rows = max(len(fields) for fields in columns.values())
     figure = _figure((4.2 * len(columns) + 0.6, 3.9 * rows + 0.4))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -153,8 +154,7 @@ def look_at(layer: Layer, view: Letterbox, points: Floats) -> tuple[list[Look], 
 
 
 def _rows(layer: Layer, view: Letterbox, points: Floats) -> Look:
-    grid = tuple(layer.first.shape[2:])
-    cells = query_cells(points, view, grid)
+    cells = query_cells(points, view, layer.grid)
     rows, shared = attention_rows(layer, cells)
     values = _numpy(rows)
     return Look(
@@ -162,9 +162,9 @@ def _rows(layer: Layer, view: Letterbox, points: Floats) -> Look:
         ROWS,
         "attention, the same for every query" if shared else "attention of the query",
         values,
-        extent=extent(view, grid, values.shape[1:]),
+        extent=extent(view, layer.grid, _sides(values)),
         cells=cells,
-        grid=grid,
+        grid=layer.grid,
         shared=shared,
     )
 
@@ -191,8 +191,13 @@ def _other(layer: Layer, name: str, view: Letterbox) -> Look:
     values = values.reshape(-1, *values.shape[-2:]) if kind == MAP else np.atleast_2d(values)
     what = "input" if name == "level_weights" else "branch"
     series = series or tuple(f"{what} {i + 1}" for i in range(len(values)))
-    place = extent(view, tuple(layer.first.shape[2:]), values.shape[1:]) if kind == MAP else None
+    place = extent(view, layer.grid, _sides(values)) if kind == MAP else None
     return Look(layer.name, kind, title, values, series, place)
+
+
+def _sides(maps: Floats) -> tuple[int, int]:
+    _, height, width = maps.shape
+    return height, width
 
 
 def _numpy(x: Tensor) -> Floats:
@@ -277,8 +282,8 @@ def smallest_detections(
     from ultralytics import YOLO
 
     model = YOLO(str(path), verbose=False)
-    result = model.predict(image, imgsz=imgsz, conf=conf, verbose=False, save=False)[0]
-    boxes = result.boxes.xyxy.cpu().numpy().astype(np.float64)
+    results: Any = model.predict(image, imgsz=imgsz, conf=conf, verbose=False, save=False)
+    boxes = results[0].boxes.xyxy.cpu().numpy().astype(np.float64)
     areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
     last = np.array([image.shape[1], image.shape[0]]) - 1e-3
@@ -292,7 +297,7 @@ def save_looks(file: Path, result: ImageLooks) -> None:
     each block ``values``, and for maps ``extent`` (left, right, bottom, top in image pixels), for
     rows also ``cells`` (Q, 2) row and column of the queries.
     """
-    arrays: dict[str, npt.ArrayLike] = {"queries": result.queries, "size": result.view.size}
+    arrays: dict[str, Any] = {"queries": result.queries, "size": result.view.size}
     for look in result.looks:
         key = f"{look.layer.replace(' ', '_')}/{look.title.split(',')[0].replace(' ', '_')}"
         arrays[f"{key}/values"] = look.values

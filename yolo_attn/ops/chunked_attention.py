@@ -64,7 +64,9 @@ class _ChunkedAttention(torch.autograd.Function):
             queries, keys = q.to(dtype), k.to(dtype)
             # The softmax's backward: dS = P * (dP - sum_j P_j dP_j), and that sum is grad . out.
             dot = (grad.to(dtype) * out.to(dtype)).sum(1)[..., None]
-            grad_v, grad_k, parts = None, None, []
+            grad_v: Any = None
+            grad_k: Any = None
+            parts = []
             for start, end in _chunks(q, k):
                 query, dy = queries[:, :, start:end], grad[:, :, start:end]
                 weights = (query.transpose(1, 2) @ keys).softmax(2)

@@ -44,7 +44,7 @@ def local_attention(
     with without_autocast(v):
         h, w = int(k.shape[2]) - size + 1, int(k.shape[3]) - size + 1
         blocks = _to_blocks(q.to(dtype), h, w)
-        args = (blocks, *(t.to(dtype) for t in (k, v, rel, mix)), size)
+        args: tuple[Any, ...] = (blocks, *(t.to(dtype) for t in (k, v, rel, mix)), size)
         if torch.jit.is_tracing() or torch.compiler.is_exporting():
             # Exporters see plain operations only.
             y = _plain(*args)
@@ -119,7 +119,8 @@ def _plain(q: Tensor, k: Tensor, v: Tensor, rel: Tensor, mix: Tensor, size: int)
     keys = [x + rel[:, o, None, None] for o, x in enumerate(_windows(k, q, size))]
     values = [_mixed(x, mix, o) for o, x in enumerate(_windows(v, q, size))]
     weights = torch.stack([q * x for x in keys]).softmax(0)
-    return sum(p * x for p, x in zip(weights.unbind(0), values))
+    products = (p * x for p, x in zip(weights.unbind(0), values))
+    return sum(products)  # type: ignore[return-value]  # a window has a position
 
 
 class _LocalAttention(torch.autograd.Function):
@@ -127,11 +128,10 @@ class _LocalAttention(torch.autograd.Function):
     def forward(
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, rel: Tensor, mix: Tensor, size: int
     ) -> Tensor:
-        high = low = None
-        for o, window in enumerate(_windows(k, q, size)):
-            key = window + rel[:, o, None, None]
-            high = key if high is None else torch.maximum(high, key)
-            low = key if low is None else torch.minimum(low, key)
+        keys = (x + rel[:, o, None, None] for o, x in enumerate(_windows(k, q, size)))
+        high = low = next(keys)
+        for key in keys:
+            high, low = torch.maximum(high, key), torch.minimum(low, key)
         # The largest logit is the query times the largest or the smallest key of the window.
         shift = torch.maximum(q * high, q * low).neg_()
         total, out = torch.zeros_like(q), torch.zeros_like(q)

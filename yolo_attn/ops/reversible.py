@@ -39,7 +39,10 @@ Scales = Optional[list[Tensor]]
 class Column(Protocol):
     """What this module needs of a column; `nn.Module` with one module per level."""
 
-    levels: Sequence[torch.nn.Module]  # level(down, up or None, drop-path factors or None) -> F_i
+    @property
+    def levels(self) -> Sequence[torch.nn.Module]:
+        """``level(down, up or None, drop-path factors or None) -> F_i``."""
+        ...
 
     def raw_factors(self) -> list[torch.nn.Parameter]:
         """``alpha_i`` as stored, ``(C_i,)`` each; empty in the first column."""

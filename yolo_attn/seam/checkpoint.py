@@ -51,7 +51,7 @@ def _walk(checkpoint: Any) -> None:
     """Visit all modules once: one that lost its parts in the file fails here, not in a forward."""
     for key in ("ema", "model"):
         model = checkpoint.get(key) if isinstance(checkpoint, dict) else None
-        for _ in model.modules() if hasattr(model, "modules") else ():
+        for _ in model.modules() if model is not None and hasattr(model, "modules") else ():
             pass
 
 

@@ -69,7 +69,7 @@ def _count(
     """FLOPs of our blocks, and (channels, height ratio, width ratio) of their outputs."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    meta = deepcopy(model).to("meta").eval().float()
+    meta: Any = deepcopy(model).to("meta").eval().float()
     head = meta.model[-1]
     head.training = True  # the raw maps: decoding needs values
     shapes: dict[str, list[tuple[int, float, float]]] = {}
@@ -94,7 +94,7 @@ def _count(
 
     for name in blocks:
         block = meta.get_submodule(name)
-        block.forward = replacement(name, block)  # type: ignore[method-assign]
+        block.forward = replacement(name, block)
     with torch.no_grad():
         meta(torch.empty(1, _image_channels(model), height, width, device="meta"))
     return total, shapes

@@ -106,7 +106,8 @@ class Graph:
     def rows(self) -> tuple[list[Any], list[Any]]:
         """Backbone and head rows with indices; -1 stays where it still means the row before."""
         index = {node: i for i, node in enumerate(self.nodes)}
-        backbone, head = [], []
+        backbone: list[Any] = []
+        head: list[Any] = []
         for i, node in enumerate(self.nodes):
             numbers = []
             for source, implicit in zip(node.sources, node.implicit):

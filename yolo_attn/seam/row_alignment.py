@@ -251,10 +251,10 @@ def _neighbourhoods(model: Rows, ids: dict[object, int]) -> list[list[int]]:
         for i, row in enumerate(model.rows)
     ]
     for _ in range(WIRING_ROUNDS):
-        now = [row[-1] for row in labels]
-        for i, row in enumerate(labels):
+        now = [known[-1] for known in labels]
+        for i, known in enumerate(labels):
             above = tuple(now[s] if s >= 0 else IMAGE for s in sources[i])
-            row.append(label(now[i], above, tuple(sorted(now[r] for r in readers[i]))))
+            known.append(label(now[i], above, tuple(sorted(now[r] for r in readers[i]))))
     return labels
 
 

@@ -86,7 +86,7 @@ def gather_stats(original: FunctionType, validator: Any) -> None:
         return
     import torch.distributed as dist
 
-    parts = [None] * dist.get_world_size() if RANK == 0 else None
+    parts: list[Any] | None = [None] * dist.get_world_size() if RANK == 0 else None
     dist.gather_object((held.predictions, held.shapes), parts, dst=0)
     for predictions, shapes in parts or ():
         held.predictions.update(predictions)

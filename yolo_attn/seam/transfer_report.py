@@ -71,8 +71,8 @@ class Transfer:
                 why = SHAPE if name in theirs else ""
                 _count(into, _Place(j, row.module, why, j == len(target) - 1), one)
         for i, row in enumerate(source.rows):
-            j = row_of.get(i)
-            now = target.rows[j].shapes if j is not None else {}
+            into_row = row_of.get(i)
+            now = target.rows[into_row].shapes if into_row is not None else {}
             for name, shape in row.shapes.items():
                 one = Count(1, row.parameters[name])
                 report.source += one

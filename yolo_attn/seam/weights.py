@@ -63,7 +63,7 @@ def transfer(model: Any, weights: Any, partial: bool = False) -> Any:
 def load(original: FunctionType, model: nn.Module, weights: Any, verbose: bool = True) -> Any:
     """``BaseModel.load``: row by row where either model has blocks of ours, else untouched."""
     checkpoint = weights if isinstance(weights, dict) else {"model": weights}
-    source = checkpoint.get("ema") or checkpoint.get("model")
+    source: Any = checkpoint.get("ema") or checkpoint.get("model")
     if not (_has_rows(source) and _has_rows(model)) or not (_is_ours(source) or _is_ours(model)):
         return original(model, weights, verbose)
 
@@ -177,8 +177,8 @@ def _has_rows(model: Any) -> bool:
     return (
         isinstance(model, nn.Module)
         and isinstance(getattr(model, "model", None), nn.Sequential)
-        and isinstance(getattr(model, "yaml", None), dict)
-        and {"backbone", "head"} <= model.yaml.keys()
+        and isinstance(rows := getattr(model, "yaml", None), dict)
+        and {"backbone", "head"} <= rows.keys()
     )
 
 
@@ -215,7 +215,7 @@ def _row(layer: Any, ours: tuple[type[nn.Module], ...]) -> LayerRow:
 
 
 def _view(
-    source: nn.Module, model: Any, own: Rows, pairs: Alignment, levels: dict[int, int]
+    source: Any, model: Any, own: Rows, pairs: Alignment, levels: dict[int, int]
 ) -> nn.Module:
     """The source with its rows at the places of the target's; modules and attributes are shared.
 
@@ -235,7 +235,7 @@ def _view(
     return _shallow(source, model=nn.Sequential(*layers))
 
 
-def _head_view(head: nn.Module, own: nn.Module, levels: dict[int, int]) -> nn.Module:
+def _head_view(head: Any, own: nn.Module, levels: dict[int, int]) -> nn.Module:
     """The source's head with its branches at the target's levels, whose new ones stay."""
     count = len(head.f)
     names = list(head.state_dict())
