@@ -178,7 +178,7 @@ def as_plotly(figure: Figure, inline_library: bool) -> str:
     import plotly.graph_objects as go
 
     drawn = go.Figure()
-    named = any(isinstance(x, str) for s in figure.series for x in s.x)
+    named = len({x for s in figure.series for x in s.x if isinstance(x, str)})
     for s in figure.series:
         if not s.x:
             continue
@@ -210,9 +210,11 @@ def as_plotly(figure: Figure, inline_library: bool) -> str:
                           line={"color": "#888", "dash": "dot"})  # fmt: skip
     drawn.update_layout(
         xaxis_title=figure.x_label, yaxis_title=figure.y_label, template="plotly_white",
+        showlegend=True,
         height=420, margin={"l": 60, "r": 20, "t": 20, "b": 50}, barmode="group",
         # Beside each other at a name; on a number each point stays where it belongs.
         scattermode="group" if named else "overlay",
+        bargap=max(0.2, 1 - 0.15 * named),  # one class alone is not a wall
     )  # fmt: skip
     return drawn.to_html(
         full_html=False, include_plotlyjs=inline_library, div_id=f"figure-{figure.key}",
@@ -247,6 +249,8 @@ def save_with_matplotlib(figure: Figure, folder: Path) -> None:
     if names:
         axes.axhline(0, color="#888", linewidth=0.8)
         axes.set_xticks(range(len(names)), names, rotation=25 if len(names) > 4 else 0)
+        spare = max(0.0, 2 - len(names) / 2)  # one class alone is not a wall
+        axes.set_xlim(-0.6 - spare, len(names) - 0.4 + spare)
     axes.set(title=figure.title, xlabel=figure.x_label, ylabel=figure.y_label)
     axes.title.set_fontsize(10)
     axes.grid(alpha=0.3)
