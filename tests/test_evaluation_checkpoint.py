@@ -195,7 +195,7 @@ def evaluate(**given):
 
     options = dict.fromkeys(
         "model data imgsz device gt pred protocol sizes max_dets bins errors records "
-        "save_visdrone".split()
+        "save_visdrone slice_size slice_overlap".split()
     )
     evaluate_command(
         **{**options, "split": "val", "max_det": 500, "batch": 16, "as_json": False, **given}

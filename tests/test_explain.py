@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import sys
-import types
 
 import numpy as np
 import pytest
@@ -436,97 +435,12 @@ def test_noise_images_are_the_same_each_time():
     assert torch.equal(square_inputs([], 32)[3], square_inputs([], 32)[3])
 
 
-# Slicing
+def test_class_activation_without_its_package_names_it(monkeypatch, model):
+    from yolo_attn.explain.cam import class_activation
 
-
-def test_slices_are_counted_as_sahi_cuts():
-    from yolo_attn.evaluation.slicing import count_slices
-
-    # 1000 px in slices of 640 with a fifth overlap: at 0 and, flush right, at 360.
-    assert count_slices(1000, 640, 640) == 2
-    assert count_slices(640, 640, 640) == count_slices(100, 100, 640) == 1
-    assert count_slices(1153, 1152, 640) == 3 * 2
-
-
-def fake_sahi(monkeypatch, found):
-    def one(score, index, box):
-        return types.SimpleNamespace(
-            score=types.SimpleNamespace(value=score),
-            category=types.SimpleNamespace(id=index),
-            bbox=types.SimpleNamespace(to_xyxy=lambda: list(box)),
-        )
-
-    calls = []
-
-    def predict(image, model, **options):
-        calls.append((image, options))
-        predictions = [one(*f) for f in found]
-        return types.SimpleNamespace(
-            object_prediction_list=predictions, image_width=1000, image_height=640
-        )
-
-    class Auto:
-        @staticmethod
-        def from_pretrained(**options):
-            calls.append(("model", options))
-
-    monkeypatch.setitem(
-        sys.modules, "sahi", types.SimpleNamespace(AutoDetectionModel=Auto, __path__=[])
-    )
-    predict_module = types.SimpleNamespace(get_sliced_prediction=predict)
-    monkeypatch.setitem(sys.modules, "sahi.predict", predict_module)
-    return calls
-
-
-def test_sliced_detections_become_arrays(monkeypatch, files):
-    from yolo_attn.evaluation.slicing import sliced_detections
-
-    found = [(0.2, 0, (1, 2, 4, 8)), (0.9, 1, (10, 10, 30, 20)), (0.5, 0, (0, 0, 1, 1))]
-    calls = fake_sahi(monkeypatch, found)
-    images = hooks.find_images([files])
-    checkpoint = files / "best.pt"
-    checkpoint.write_bytes(b"")
-    got = sliced_detections(checkpoint, images, 640, max_dets=2, categories={0: 5, 1: 7})
-    assert got.detections.boxes.tolist() == [[10, 10, 20, 10], [0, 0, 1, 1]] * 2
-    assert got.detections.category.tolist() == [7, 5] * 2
-    assert got.detections.image.tolist() == [0, 0, 1, 1]
-    assert got.slices.tolist() == [2, 2] and (got.seconds > 0).all()
-    assert calls[1][1]["overlap_height_ratio"] == 0.2 and calls[1][1]["slice_width"] == 640
-
-
-def test_real_sahi_finds_what_the_model_finds(files):
-    pytest.importorskip("sahi")
-    from ultralytics import YOLO
-
-    from yolo_attn.evaluation.slicing import sliced_detections
-
-    checkpoint = files / "best.pt"
-    YOLO("yolov8n.yaml").save(checkpoint)
-    images = hooks.find_images([files])
-    got = sliced_detections(checkpoint, images, 64, conf=0.001)
-    assert got.slices.tolist() == [6, 2] and (got.seconds > 0).all()
-
-
-@pytest.mark.parametrize("options", [{"slice_size": 8}, {"overlap": 1.0}, {"conf": -1}])
-def test_slicing_refuses_numbers_out_of_range(options, files):
-    from yolo_attn.evaluation.slicing import sliced_detections
-
-    with pytest.raises(YoloAttnError, match="accepted"):
-        sliced_detections("best.pt", [], **{"slice_size": 640, **options})
-
-
-@pytest.mark.parametrize("module", ["sahi", "pytorch_grad_cam"])
-def test_missing_packages_are_named(module, monkeypatch, files, model):
-    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setitem(sys.modules, "pytorch_grad_cam", None)
     with pytest.raises(YoloAttnError, match="pip install"):
-        if module == "sahi":
-            from yolo_attn.evaluation.slicing import sliced_detections
-
-            sliced_detections(files / "0.png", [files / "0.png"], 640)
-        else:
-            from yolo_attn.explain.cam import class_activation
-
-            class_activation(model, image_of(64, 64))
+        class_activation(model, image_of(64, 64))
 
 
 # The command

@@ -201,6 +201,8 @@ def test_wrong_options_are_one_line(args, said):
             errors=None,
             records=None,
             save_visdrone=None,
+            slice_size=None,
+            slice_overlap=None,
             as_json=True,
         )
     assert said in str(raised.value) and "\n" not in str(raised.value)

@@ -9,7 +9,7 @@ from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
-from yolo_attn.ablation.spec import Arm, Study
+from yolo_attn.ablation.spec import Study
 from yolo_attn.ablation.store import write_text
 from yolo_attn.errors import YoloAttnError
 
@@ -49,7 +49,7 @@ def with_controls(
         write_text(file, model)
         arms[name] = {**cost, "matched": dearest}
         study = replace(
-            study, arms=(*study.arms, Arm(name, str(file), dict(base.args), matched=kind))
+            study, arms=(*study.arms, replace(base, name=name, model=str(file), matched=kind))
         )
         off = 100 * (cost[key] / target - 1)
         flags.append(f"{name} is the baseline, widened to the {key} of {dearest} ({off:+.1f} %)")

@@ -1,4 +1,4 @@
-"""What each arm costs: latency measured on this machine, arms interleaved, the same input for all.
+"""What each arm costs: latency measured on this machine, the same input for all arms.
 
 Interleaved, because a machine that warms up or gets other work would slow the last arm alone.
 """
@@ -6,13 +6,14 @@ Interleaved, because a machine that warms up or gets other work would slow the l
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 import numpy as np
 
 from yolo_attn.ablation.store import TrialFolder, read_json, write_json
+from yolo_attn.evaluation.slicing import slicer
 
 WARM_UP, ROUNDS = 3, 50
 SECONDS = 20.0  # for all arms together; fewer rounds where one takes long
@@ -47,20 +48,89 @@ def measure(weights: Mapping[str, Path], imgsz: int, device: str) -> dict[str, A
                 break
             for arm, net in nets.items():
                 times[arm].append(1000 * _timed(net, image))
-    arms = {
-        arm: {
-            "latency_ms": float(np.median(values)),
-            "latency_p95_ms": float(np.percentile(values, 95)),
-        }
-        for arm, values in times.items()
-    }
     rounds = len(next(iter(times.values()), []))
-    name = torch.cuda.get_device_name(place) if place.type == "cuda" else "CPU"
-    threads = torch.get_num_threads()
-    return {"arms": arms, "device": name, "threads": threads, "rounds": rounds, "imgsz": imgsz}
+    return {**_summary(times, place), "rounds": rounds, "imgsz": imgsz}
 
 
-def measure_study(folder: Path, first: Mapping[str, TrialFolder], imgsz: int, device: str) -> None:
+def measure_predictions(
+    predictors: Mapping[str, Callable[[str], Any]],
+    images: Sequence[str],
+    device: str,
+    seconds: float = SECONDS,
+) -> dict[str, Any]:
+    """Time from an image file to its boxes, at the confidence of an evaluation.
+
+    For studies with slices: only a whole prediction counts the slices and their merging.
+
+    Args:
+        predictors: arm -> what `predictor` gives.
+        images: files; at most `ROUNDS` of them are used, spread over the list.
+        device: as `measure`.
+        seconds: for all arms together; then `LEAST` images are enough.
+
+    Returns:
+        As `measure` without "imgsz"; "rounds" are images, and "conf" is the confidence.
+    """
+    import torch
+
+    from yolo_attn.evaluation.predict import CONFIDENCE, torch_device
+
+    chosen = list(images)[:: max(-(-len(images) // ROUNDS), 1)]
+    times: dict[str, list[float]] = {arm: [] for arm in predictors}
+    for predict in predictors.values():
+        predict(chosen[0])
+    begin = time.perf_counter()
+    for done, image in enumerate(chosen):
+        if done >= LEAST and time.perf_counter() - begin > seconds:
+            break
+        for arm, predict in predictors.items():
+            start = time.perf_counter()
+            predict(image)
+            times[arm].append(1000 * (time.perf_counter() - start))
+    rounds = len(next(iter(times.values())))
+    place = torch.device(torch_device(device))
+    return {**_summary(times, place), "rounds": rounds, "conf": CONFIDENCE}
+
+
+def predictor(
+    file: Path, imgsz: int, device: str, cut: tuple[int, float] | None = None
+) -> Callable[[str], Any]:
+    """From an image file to its boxes.
+
+    Args:
+        file: a checkpoint.
+        imgsz: side of its input in pixels.
+        device: as `measure`.
+        cut: size and overlap of slices; None: the whole image.
+    """
+    import cv2
+    from ultralytics import YOLO
+
+    from yolo_attn.evaluation.predict import CONFIDENCE, MAX_DET, NMS_IOU, torch_device
+
+    place = torch_device(device)
+    if cut:
+        return slicer(file, cut[0], overlap=cut[1], conf=CONFIDENCE, imgsz=imgsz, device=place)
+    net = YOLO(str(file))
+
+    def whole(path: str) -> Any:
+        # SAHI reads the file once, too, and hands arrays to the model.
+        return net.predict(
+            cv2.imread(path), imgsz=imgsz, conf=CONFIDENCE, iou=NMS_IOU, max_det=MAX_DET,
+            device=place, verbose=False, save=False,
+        )  # fmt: skip
+
+    return whole
+
+
+def measure_study(
+    folder: Path,
+    first: Mapping[str, TrialFolder],
+    imgsz: int,
+    device: str,
+    slices: Mapping[str, tuple[int, float]],
+    images: Callable[[], Sequence[str]],
+) -> None:
     """Measure the arms of a study and write costs.json, unless it knows these very checkpoints.
 
     Args:
@@ -68,14 +138,36 @@ def measure_study(folder: Path, first: Mapping[str, TrialFolder], imgsz: int, de
         first: arm -> a finished trial.
         imgsz: as `measure`.
         device: as `measure`.
+        slices: arm -> size and overlap of its slices; without any, `measure` serves.
+        images: gives the files of the split, where slices ask for them.
     """
-    stamps = {arm: trial.best.stat().st_mtime_ns for arm, trial in first.items()}
+    stamps: dict[str, Any] = {arm: trial.best.stat().st_mtime_ns for arm, trial in first.items()}
+    stamps.update({arm: [stamps[arm], *cut] for arm, cut in slices.items() if arm in stamps})
     file = folder / "costs.json"
     known = read_json(file)
     if known and known["stamps"] == stamps:
         return
-    found = measure({arm: trial.best for arm, trial in first.items()}, imgsz, device)
+    weights = {arm: trial.best for arm, trial in first.items()}
+    if any(arm in slices for arm in weights):
+        every = {arm: predictor(w, imgsz, device, slices.get(arm)) for arm, w in weights.items()}
+        found = {**measure_predictions(every, images(), device), "imgsz": imgsz}
+    else:
+        found = measure(weights, imgsz, device)
     write_json(file, {**found, "stamps": stamps})
+
+
+def _summary(times: Mapping[str, Sequence[float]], place: Any) -> dict[str, Any]:
+    import torch
+
+    arms = {
+        arm: {
+            "latency_ms": float(np.median(values)),
+            "latency_p95_ms": float(np.percentile(values, 95)),
+        }
+        for arm, values in times.items()
+    }
+    name = torch.cuda.get_device_name(place) if place.type == "cuda" else "CPU"
+    return {"arms": arms, "device": name, "threads": torch.get_num_threads()}
 
 
 def _network(file: Path, place: Any) -> Any:

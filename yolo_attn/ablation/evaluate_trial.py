@@ -17,12 +17,19 @@ from yolo_attn.ablation.store import TrialFolder, write_json
 from yolo_attn.evaluation import protocols
 from yolo_attn.evaluation.boxes import Detections, GroundTruth
 from yolo_attn.evaluation.records import save_records
+from yolo_attn.evaluation.slicing import OVERLAP
 
 PREDICTIONS, RECORDS, METRICS = "predictions.npz", "records.npz", "metrics.json"
 
 
 def evaluate_trial(
-    folder: Path, data: str, split: str, protocols: list[str], device: str | None = None
+    folder: Path,
+    data: str,
+    split: str,
+    protocols: list[str],
+    device: str | None = None,
+    slice_size: int | None = None,
+    slice_overlap: float = OVERLAP,
 ) -> None:
     """Predict and evaluate a trial; `write_results` says what is written.
 
@@ -32,17 +39,25 @@ def evaluate_trial(
         split: of the dataset.
         protocols: their names.
         device: as in Ultralytics.
+        slice_size: side of the slices that are predicted; None: whole images.
+        slice_overlap: share of a slice that its neighbour has too.
 
     Raises:
         YoloAttnError: the checkpoint or the dataset is at fault.
     """
-    from yolo_attn.evaluation.predict import predict
+    from yolo_attn.evaluation.predict import predict, predict_sliced
 
-    found = predict(str(TrialFolder(folder).best), data, split=split, device=device)
-    more = {
-        "ultralytics": {"metrics": found.ultralytics["metrics"]},
-        "notes": [*found.notes, *found.warnings.lines()],
-    }
+    best = str(TrialFolder(folder).best)
+    more: dict[str, Any] = {}
+    if slice_size is None:
+        found = predict(best, data, split=split, device=device)
+        more["ultralytics"] = {"metrics": found.ultralytics["metrics"]}
+    else:
+        found = predict_sliced(
+            best, data, slice_size, overlap=slice_overlap, split=split, device=device
+        )
+        more["slicing"] = found.slicing
+    more["notes"] = [*found.notes, *found.warnings.lines()]
     write_results(folder, found.truth.gt, found.dets, found.truth.image, protocols, more)
 
 

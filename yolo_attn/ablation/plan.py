@@ -13,6 +13,7 @@ from typing import Any
 from yolo_attn.ablation.spec import Arm, Study
 from yolo_attn.ablation.store import DONE, TRAIN, TRIAL, TrialFolder, read_json
 from yolo_attn.errors import YoloAttnError
+from yolo_attn.evaluation.slicing import require_sahi
 
 # Arguments of an arm that change what it learns from, not only how it is built.
 AUGMENTATION = (
@@ -78,6 +79,8 @@ def make_plan(study: Study) -> Plan:
     """
     from yolo_attn.ablation.controls import with_controls
 
+    if any(arm.slice for arm in study.arms):
+        require_sahi()
     images, digest = dataset_digest(study.data, study.split)
     if study.weights and not Path(study.weights).is_file():
         raise YoloAttnError(f"{study.name}: weights {study.weights} are not there")
@@ -109,15 +112,18 @@ def _job(study: Study, arm: Arm, seed: int, manifest: dict[str, Any]) -> Job:
     train += [f"{key}={value}" for key, value in args.items() if key != "device"]
     train += [f"project={folder}", f"name={TRAIN}", "exist_ok=True"]
     evaluate = {"data": study.data, "split": study.split, "protocols": list(study.protocols)}
+    slices: dict[str, Any] = {}
+    if arm.slice is not None:
+        slices = {"slice_size": arm.slice, "slice_overlap": arm.slice_overlap}
     return Job(
         arm=arm.name,
         seed=seed,
         folder=str(folder),
         train=train,
         epochs=int(args.get("epochs", 100)),
-        evaluate=evaluate,
+        evaluate={**evaluate, **slices},
         after_crash=study.after_crash,
-        manifest=manifest,
+        manifest={**manifest, "slices": slices or None},
     )
 
 
@@ -153,6 +159,12 @@ def _same_versions(study: Study, jobs: list[Job]) -> None:
             raise YoloAttnError(
                 f"{where}: was done on another state of {study.data}; give the study another "
                 "name, or do it again with --force (nothing was changed)"
+            )
+        if record.get("slices") != job.manifest["slices"]:
+            raise YoloAttnError(
+                f"{where}: was done with slices {record.get('slices')}, the study now says "
+                f"{job.manifest['slices']}; give the arm another name, or do it again with --force "
+                "(nothing was changed)"
             )
         # The folder of all studies may have been moved.
         then, now = (

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 import shlex
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from yolo_attn.ablation import tables
 from yolo_attn.ablation.costs import measure_study
 from yolo_attn.ablation.figures import as_plotly, figures_of, save_with_matplotlib
-from yolo_attn.ablation.pictures import data_uri, pictures_of
+from yolo_attn.ablation.pictures import LEGEND, data_uri, pictures_of
 from yolo_attn.ablation.results import COSTS, Results, collect
 from yolo_attn.ablation.runner import load_study
 from yolo_attn.ablation.store import DONE, TrialFolder, read_json, write_text
+from yolo_attn.evaluation.predict import image_paths
 
 PAGE, FIGURES = "report.html", "figures"
 NUMERIC = {3, 4, 5, 6, 7, 8, 10}  # columns of `tables.cells`
@@ -71,6 +73,7 @@ def page(results: Results) -> str:
         cost_note=_cost_note(results),
         figures=figures,
         pictures=_pictures(results),
+        legend=[(f"rgb{colour}", line, name) for colour, line, name in LEGEND],
         failed=results.failed,
         **_manifest(results),
     )
@@ -118,6 +121,14 @@ def _cost_note(results: Results) -> str:
     how = "Seconds per epoch include its validation; peak memory is of the training."
     if not costs:
         return how
+    if "conf" in costs:
+        return (
+            "Latency, because an arm predicts slices: from an image file to its boxes, all slices, "
+            f"NMS and merging counted, over {costs['rounds']} images of the split (median and 95th "
+            f"percentile), inputs of {costs['imgsz']} px, confidence {costs['conf']}, float32, on "
+            f"{costs['device']} ({costs['threads']} threads), arms interleaved; GFLOPs are of one "
+            f"input, of which a sliced arm has many an image. {how}"
+        )
     return (
         f"Latency: one image of {costs['imgsz']} px, float32, fused, without NMS, on "
         f"{costs['device']} ({costs['threads']} threads), {costs['rounds']} rounds with the arms "
@@ -136,4 +147,6 @@ def _measure(folder: Path, device: str) -> None:
     if first:
         imgsz = study.train.get("imgsz", 640)
         side = max(imgsz) if isinstance(imgsz, (list, tuple)) else int(imgsz)
-        measure_study(study.folder, first, side, device)
+        slices = {arm.name: (arm.slice, arm.slice_overlap) for arm in study.arms if arm.slice}
+        images = partial(image_paths, study.data, study.split)
+        measure_study(study.folder, first, side, device, slices, images)

@@ -154,6 +154,10 @@ def _flags(trials: dict[str, dict[int, Trial]]) -> list[str]:
         flags.append(
             f"resumed from a checkpoint, so not bit for bit repeatable: {', '.join(resumed)}"
         )
+    taken = [f"{t.arm}/{t.seed} of {t.record['weights_of']}" for t in every
+             if t.record.get("weights_of")]  # fmt: skip
+    if taken:
+        flags.append(f"not trained again, but slices with the weights: {', '.join(taken)}")
     hosts = sorted({t.record["host"] for t in every})
     if len(hosts) > 1:
         flags.append(f"trials of several machines: {', '.join(hosts)}; times are not comparable")

@@ -10,6 +10,7 @@ from typing import Any, Callable
 
 from yolo_attn.ablation.executors import Executor
 from yolo_attn.ablation.plan import Job, Plan, make_plan
+from yolo_attn.ablation.shared_training import in_two_rounds, take_weights
 from yolo_attn.ablation.spec import Study, from_dict
 from yolo_attn.ablation.store import (
     DONE,
@@ -143,7 +144,12 @@ def run_plan(
         if report:
             report(job, record)
 
-    executor.execute(todo, ended)
+    first, then = in_two_rounds(todo, plan.jobs)
+    executor.execute(first, ended)
+    if then:
+        for job in then:
+            take_weights(job, plan.jobs)
+        executor.execute(then, ended)
     return outcome
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from yolo_attn.errors import YoloAttnError, did_you_mean
+from yolo_attn.evaluation.slicing import OVERLAP, check_slices
 
 MATCH = ("params", "flops")
 AFTER_CRASH = ("resume", "restart")
@@ -44,12 +45,17 @@ class Arm:
         model: a model YAML as `yolo` takes it.
         args: training arguments that only this arm has; the report names them.
         matched: "params" or "flops" for a widened baseline that the study added, else "".
+        slice: side in px of the slices of an image that it predicts (`evaluation.slicing`); None:
+            whole images.
+        slice_overlap: share of a slice that its neighbour has too.
     """
 
     name: str
     model: str
     args: dict[str, Any] = field(default_factory=dict)
     matched: str = ""
+    slice: int | None = None
+    slice_overlap: float = OVERLAP
 
 
 @dataclass(frozen=True)
@@ -96,10 +102,7 @@ class Study:
     def as_dict(self) -> dict[str, Any]:
         """The same as plain data; `from_dict` reads it."""
         plain = asdict(self)
-        plain["arms"] = [
-            {key: value for key, value in arm.items() if value not in ("", {})}
-            for arm in plain["arms"]
-        ]
+        plain["arms"] = [_said(arm) for arm in plain["arms"]]
         return {k: list(v) if isinstance(v, tuple) else v for k, v in plain.items()}
 
 
@@ -186,6 +189,12 @@ def read_seeds(value: Any, where: str) -> tuple[int, ...]:
     return tuple(seeds)
 
 
+def _said(arm: Mapping[str, Any]) -> dict[str, Any]:
+    """What a study says of an arm: empty and idle entries left out."""
+    unsliced = {"slice", "slice_overlap"} if arm["slice"] is None else set()
+    return {k: v for k, v in arm.items() if v not in ("", {}) and k not in unsliced}
+
+
 def _arms(value: Any, where: str) -> list[Arm]:
     if isinstance(value, Mapping):
         value = [
@@ -214,8 +223,10 @@ def _arms(value: Any, where: str) -> list[Arm]:
                     f"{place}: {key} is part of the budget, which all arms share: put it into "
                     "`train`"
                 )
-        name = _name(str(entry.get("name") or Path(model).stem), f"{place}: name")
-        arms.append(Arm(name, model, args, str(entry.get("matched") or "")))
+        slices = _slices(entry, place)
+        own = Path(model).stem + (f"-slice{slices['slice']}" if slices else "")
+        name = _name(str(entry.get("name") or own), f"{place}: name")
+        arms.append(Arm(name, model, args, str(entry.get("matched") or ""), **slices))
     names = [arm.name for arm in arms]
     if len(set(names)) < len(names):
         twice = next(n for n in names if names.count(n) > 1)
@@ -223,6 +234,20 @@ def _arms(value: Any, where: str) -> list[Arm]:
     if len(arms) < 2:
         raise YoloAttnError(f"{where}: a study compares at least two arms")
     return arms
+
+
+def _slices(entry: Mapping[str, Any], place: str) -> dict[str, Any]:
+    if entry.get("slice") is None:
+        if entry.get("slice_overlap") is not None:
+            raise YoloAttnError(f"{place}: slice_overlap goes with `slice`, e.g. slice: 640")
+        return {}
+    overlap = entry.get("slice_overlap")
+    slices = {"slice": entry["slice"], "slice_overlap": OVERLAP if overlap is None else overlap}
+    try:
+        check_slices(*slices.values())
+    except YoloAttnError as error:
+        raise YoloAttnError(f"{place}: {error}") from None
+    return slices
 
 
 def _train(args: Any, where: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any, List, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
 import typer
 from rich.console import Console
@@ -27,6 +27,12 @@ def evaluate_command(
     ),
     batch: int = typer.Option(16, help="Images at once, with MODEL."),
     device: Optional[str] = typer.Option(None, help="cpu, 0, 0,1 ..., with MODEL."),
+    slice_size: Optional[int] = typer.Option(
+        None, "--slice", help="Side of slices in px of the image, through SAHI, with MODEL."
+    ),
+    slice_overlap: Optional[float] = typer.Option(
+        None, "--slice-overlap", help="Share of a slice that its neighbour has too; default 0.2."
+    ),
     gt: Optional[Path] = typer.Option(
         None, help="Instead of MODEL: folder of VisDrone annotations, or a COCO JSON file."
     ),
@@ -60,6 +66,8 @@ def evaluate_command(
 
     Example: yolo-attn evaluate best.pt --data datasets/VisDrone.yaml
 
+    Example: yolo-attn evaluate best.pt --data datasets/VisDrone.yaml --slice 640
+
     Example: yolo-attn evaluate --protocol visdrone --gt annotations --pred detections
     --sizes sizes.json --json
     """
@@ -68,19 +76,17 @@ def evaluate_command(
 
     chosen = _protocols(protocol, max_dets, bins)
     edges = _numbers("--bins", bins) if bins else None
+    found: Any = None
     extra, said = {}, []
+    slices = _slices(slice_size, slice_overlap, model)
     if model is not None:
         if gt or pred or sizes or not data:
             raise YoloAttnError(
                 f"{model}: goes with --data DATA.yaml, not with --gt, --pred, --sizes"
             )
-        from yolo_attn.evaluation.predict import predict
-
-        found = predict(
-            model, data, split=split, imgsz=imgsz, max_det=max_det, batch=batch, device=device
-        )
+        found = _predict(model, data, split, imgsz, max_det, batch, device, slices)
         truth, dets, warnings, said = found.truth.gt, found.dets, found.warnings, found.notes
-        extra = {"ultralytics": found.ultralytics}
+        extra = {"ultralytics": found.ultralytics} if found.ultralytics else {}
     elif gt is None or pred is None:
         raise YoloAttnError("give a checkpoint and --data DATA.yaml, or --gt and --pred")
     else:
@@ -101,6 +107,8 @@ def evaluate_command(
         # One protocol as its golden file has it; several by name.
         answer = dict(results) if len(results) > 1 else dict(*results.values())
         answer.update(extra)
+        if found and found.slicing:
+            answer["slicing"] = found.slicing
         if errors:
             answer["errors"] = analysis
         print(json.dumps({**answer, "notes": said, "warnings": warnings.as_dict()}, indent=2))
@@ -113,6 +121,53 @@ def evaluate_command(
         console.print(tables.errors(analysis))
     for line in [*warnings.lines(), *said]:
         print(f"note: {line}", file=sys.stderr)
+
+
+def _slices(
+    size: Optional[int], overlap: Optional[float], model: Optional[str]
+) -> Optional[Tuple[int, float]]:
+    """Size and overlap of the slices; None without."""
+    from yolo_attn.evaluation.slicing import OVERLAP, check_slices
+
+    if size is None:
+        if overlap is not None:
+            raise YoloAttnError(f"--slice-overlap {overlap:g}: goes with --slice, e.g. --slice 640")
+        return None
+    if model is None:
+        raise YoloAttnError(
+            f"--slice {size}: goes with a checkpoint and --data, not with prediction files, which "
+            "are evaluated as they are"
+        )
+    check_slices(size, OVERLAP if overlap is None else overlap)
+    return size, OVERLAP if overlap is None else overlap
+
+
+def _predict(
+    model: str,
+    data: str,
+    split: str,
+    imgsz: Optional[int],
+    max_det: int,
+    batch: int,
+    device: Optional[str],
+    slices: Optional[Tuple[int, float]],
+) -> Any:
+    from yolo_attn.evaluation.predict import predict, predict_sliced
+
+    common: Dict[str, Any] = {"split": split, "imgsz": imgsz, "max_det": max_det, "device": device}
+    if slices is None:
+        return predict(model, data, batch=batch, **common)
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("images in slices", total=None)
+
+        def progress(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        return predict_sliced(
+            model, data, slices[0], overlap=slices[1], progress=progress, **common
+        )
 
 
 def _protocols(names: Optional[List[str]], max_dets: Optional[str], bins: Optional[str]) -> Any:

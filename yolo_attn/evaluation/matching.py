@@ -79,6 +79,18 @@ def rank_in_group(group: Ints, score: Floats) -> tuple[Ints, Ints]:
     return order, rank
 
 
+def matches_at(gt: GroundTruth, dets: Detections, iou: float) -> Ints:
+    """(n,) row of the object that each detection took at one IoU threshold, -1 for none.
+
+    The rules of COCO's bin "all" (`coco.match_records`): ignored boxes come second and are never
+    used up. A detection of an unscored class takes none.
+    """
+    group = dets.category * len(gt.names) + dets.image
+    _, rank = rank_in_group(group, dets.score)
+    pairs = find_pairs(gt, dets, iou)
+    return greedy_match(pairs, group, rank, gt.ignored, gt.ignored, np.array([iou]))[:, 0]
+
+
 def greedy_match(
     pairs: Pairs,
     group: Ints,

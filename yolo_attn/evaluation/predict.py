@@ -11,7 +11,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Callable
 
 import numpy as np
 
@@ -19,6 +19,13 @@ from yolo_attn.errors import YoloAttnError
 from yolo_attn.evaluation.boxes import Detections
 from yolo_attn.evaluation.ground_truth import DatasetTruth, dataset_truth
 from yolo_attn.evaluation.notes import Warnings
+from yolo_attn.evaluation.slicing import (
+    MERGE,
+    OVERLAP,
+    check_slices,
+    require_sahi,
+    sliced_detections,
+)
 
 CONFIDENCE, NMS_IOU = 0.001, 0.7  # what `yolo val` takes by default
 MAX_DET = 500  # an image; Ultralytics' 300 cut dense scenes
@@ -32,9 +39,11 @@ class Prediction:
         truth: ground truth of the images.
         dets: detections, in an image by descending score.
         ultralytics: what `yolo val` prints: "metrics" in percent (AP50, AP75, AP and the
-            precision P and recall R at the best F1), and "per_class".
+            precision P and recall R at the best F1), and "per_class"; empty for slices.
         notes: how the detections were made, for a person.
         warnings: what was odd.
+        slicing: for slices, their size and overlap, and what an image costs
+            (`slicing.Sliced.cost`); else empty.
     """
 
     truth: DatasetTruth
@@ -42,6 +51,7 @@ class Prediction:
     ultralytics: dict[str, Any]
     notes: list[str]
     warnings: Warnings = field(default_factory=Warnings)
+    slicing: dict[str, Any] = field(default_factory=dict)
 
 
 def predict(
@@ -73,12 +83,10 @@ def predict(
         from yolo_attn.data.stats_read import load_dataset
 
         content = load_dataset(data)
-        if not content.get(split):
-            splits = [s for s in ("train", "val", "test") if content.get(s)]
-            raise YoloAttnError(f"{data}: no split {split!r} (it has {', '.join(splits)})")
+        _check_split(content, data, split)
         validator = _validate(model, data, split, imgsz, max_det, batch, device)
     warnings = Warnings()
-    _compare_names(validator, warnings)
+    _compare_names(dict(validator.data["names"]), dict(validator.names), warnings)
     labels = labels_of(validator, validator.shapes)
     truth = dataset_truth(content["path"], split, content["names"], labels, warnings)
     dets = truth.detections(validator.found)
@@ -87,10 +95,107 @@ def predict(
         f"predictions as of `yolo val` at imgsz={validator.args.imgsz}: confidence {CONFIDENCE}, "
         f"{removal}, at most {max_det} detections an image (--max-det), boxes in pixels of the "
         "original images",
-        f"ground truth: {truth.source}"
-        + ("" if ".json" in truth.source else " (crowds and ignored regions are not known)"),
+        _source_note(truth),
     ]
     return Prediction(truth, dets, _ultralytics(validator, truth), notes, warnings)
+
+
+def predict_sliced(
+    model: str,
+    data: str,
+    slice_size: int,
+    *,
+    overlap: float = OVERLAP,
+    split: str = "val",
+    imgsz: int | None = None,
+    max_det: int = MAX_DET,
+    device: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Prediction:
+    """Run a model on slices of the images of a split, and on the whole images; see `slicing`.
+
+    Args:
+        model: a checkpoint, ours or stock, for detection.
+        data: a dataset YAML.
+        slice_size: side of the slices in pixels of the image.
+        overlap: share of a slice that its neighbour has too.
+        split: train, val or test.
+        imgsz: side of the input for a slice (and for the whole image); by default that of the
+            training, so that smaller slices are enlarged.
+        max_det: detections an image at most.
+        device: as in Ultralytics; by default the first GPU, else the CPU.
+        progress: called with images done and in all.
+
+    Returns:
+        The same ground truth as `predict`; `slicing` has the cost of an image.
+
+    Raises:
+        YoloAttnError: as `predict`; SAHI is not installed, or a number is out of range.
+    """
+    check_slices(slice_size, overlap)
+    require_sahi()
+    with _output_on_stderr():
+        from yolo_attn.data.stats_read import load_dataset
+
+        content = load_dataset(data)
+        _check_split(content, data, split)
+        names, side = _names_and_side(model)
+        _check_classes(model, len(names), data, len(content["names"]))
+        warnings = Warnings()
+        _compare_names(dict(content["names"]), names, warnings)
+        labels = _labels_without_run(content, data, split)
+        truth = dataset_truth(content["path"], split, content["names"], labels, warnings)
+        images = sorted(truth.image, key=lambda path: truth.image[path])
+        try:
+            found = sliced_detections(
+                model, images, slice_size, overlap=overlap, conf=CONFIDENCE, imgsz=imgsz or side,
+                max_dets=max_det, device=torch_device(device), categories=truth.categories,
+                progress=progress,
+            )  # fmt: skip
+        except YoloAttnError:
+            raise
+        except Exception as error:  # SAHI and Ultralytics raise many kinds
+            text = " ".join(str(error).split())
+            raise YoloAttnError(
+                f"{model} on {data}: SAHI could not run it ({type(error).__name__}: {text})"
+            ) from error
+    cost = found.cost
+    notes = [
+        f"predictions through SAHI: slices of {slice_size} px, overlap {overlap:g}, and the whole "
+        f"image, each at imgsz={imgsz or side}: confidence {CONFIDENCE}, NMS {NMS_IOU} in a slice, "
+        f"merged by {MERGE['postprocess_type']} at {MERGE['postprocess_match_metric']} "
+        f"{MERGE['postprocess_match_threshold']}, at most {max_det} detections an image "
+        "(--max-det)",
+        f"latency of an image: median {cost['latency_ms']:.1f} ms, 95 % below "
+        f"{cost['latency_p95_ms']:.1f} ms, on {torch_device(device)}, reading, "
+        f"{cost['slices']:.1f} slices (mean), whole image and merging counted",
+        _source_note(truth),
+    ]
+    slicing = {"slice": slice_size, "slice_overlap": overlap, "imgsz": imgsz or side, **cost}
+    return Prediction(truth, found.detections, {}, notes, warnings, slicing)
+
+
+def torch_device(device: str | None) -> str:
+    """Ultralytics' `device` as torch writes it; of several GPUs the first."""
+    import torch
+
+    text = str(device).split(",")[0] if device not in (None, "") else ""
+    if not text:
+        return "cuda:0" if torch.cuda.is_available() else "cpu"
+    return f"cuda:{text}" if text.isdigit() else text
+
+
+def image_paths(data: str, split: str) -> list[str]:
+    """The images of a split in Ultralytics' order.
+
+    Raises:
+        YoloAttnError: a dataset that cannot be loaded or lacks the split.
+    """
+    from yolo_attn.data.stats_read import list_images, load_dataset
+
+    content = load_dataset(data)
+    _check_split(content, data, split)
+    return list_images(content[split], f"{data}: {split}")
 
 
 def native_predictions(validator: Any, preds: Any, batch: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -140,6 +245,58 @@ def labels_of(validator: Any, shapes: Mapping[str, tuple[int, int]]) -> list[dic
     return [{**row, "shape": shapes[path]} for path, row in zip(paths, rows) if path in shapes]
 
 
+def _labels_without_run(content: dict[str, Any], data: str, split: str) -> list[dict[str, Any]]:
+    """The labels that `yolo val` would read, with `shape`, which rectangles would take out."""
+    from ultralytics.data.dataset import YOLODataset
+
+    try:
+        dataset = YOLODataset(
+            img_path=content[split], data=content, task="detect", augment=False, rect=False
+        )
+    except Exception as error:  # no labels, no images, broken files
+        text = " ".join(str(error).split())
+        raise YoloAttnError(f"{data}: {split} cannot be read ({text})") from error
+    return dataset.labels
+
+
+def _names_and_side(model: str) -> tuple[dict[int, str], int]:
+    """Class names of a checkpoint and the side that it was trained with."""
+    from ultralytics import YOLO
+
+    if not str(model).endswith(".pt"):
+        raise YoloAttnError(f"{model}: slices need a checkpoint (.pt)")
+    try:
+        net = YOLO(model)
+    except Exception as error:
+        text = " ".join(str(error).split())
+        raise YoloAttnError(
+            f"{model}: cannot be loaded ({type(error).__name__}: {text})"
+        ) from error
+    if net.task != "detect":
+        raise YoloAttnError(f"{model}: is a model for {net.task}; evaluated are detectors")
+    side = net.overrides.get("imgsz", 640)
+    return dict(net.names), int(max(side) if isinstance(side, (list, tuple)) else side)
+
+
+def _check_split(content: Mapping[str, Any], data: str, split: str) -> None:
+    if not content.get(split):
+        splits = [s for s in ("train", "val", "test") if content.get(s)]
+        raise YoloAttnError(f"{data}: no split {split!r} (it has {', '.join(splits)})")
+
+
+def _check_classes(model: str, predicted: int, data: str, known: int) -> None:
+    if predicted > known:
+        raise YoloAttnError(
+            f"{model}: predicts {predicted} classes, but {data} has {known}; train it on that "
+            "dataset first"
+        )
+
+
+def _source_note(truth: DatasetTruth) -> str:
+    unknown = "" if ".json" in truth.source else " (crowds and ignored regions are not known)"
+    return f"ground truth: {truth.source}{unknown}"
+
+
 def _validate(
     model: str,
     data: str,
@@ -186,11 +343,8 @@ def _recorder(validator: type, held: list[Any]) -> type:
             self.found: dict[str, np.ndarray] = {}
             self.shapes: dict[str, tuple[int, int]] = {}
             held.append(self)
-            if len(self.names) > len(self.data["names"]):
-                raise YoloAttnError(
-                    f"{self.args.model}: predicts {len(self.names)} classes, but {self.args.data} "
-                    f"has {len(self.data['names'])}; train it on that dataset first"
-                )
+            known = len(self.data["names"])
+            _check_classes(self.args.model, len(self.names), self.args.data, known)
 
         def update_metrics(self, preds: Any, batch: dict[str, Any]) -> None:
             super().update_metrics(preds, batch)
@@ -200,8 +354,7 @@ def _recorder(validator: type, held: list[Any]) -> type:
     return Recorder
 
 
-def _compare_names(validator: Any, warnings: Warnings) -> None:
-    ours, theirs = dict(validator.data["names"]), dict(validator.names)
+def _compare_names(ours: dict[int, str], theirs: dict[int, str], warnings: Warnings) -> None:
     for number, name in ours.items():
         if number not in theirs:
             warnings.count(
