@@ -261,6 +261,15 @@ def test_strangers_modules_stay_ultralytics_matter(
     assert wanted == ["not_there_at_all"]
 
 
+def test_module_of_the_users_that_is_not_here_is_named(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks, "check_requirements", lambda *a, **k: False)
+    other = renamed(checkpoint, b"torch.nn.modules.conv", b"their_own.blocks_here")
+    with pytest.raises(YoloAttnError, match=r"needs the module their_own, .*YOLO_ATTN_BLOCKS="):
+        tasks.torch_safe_load(str(other))
+
+
 def test_damaged_checkpoint_is_one_line(checkpoint: Path) -> None:
     out = checkpoint.with_name("cut.pt")
     with zipfile.ZipFile(checkpoint) as source, zipfile.ZipFile(out, "w") as target:

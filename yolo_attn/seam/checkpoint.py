@@ -41,6 +41,12 @@ def torch_safe_load(original: FunctionType, weight: Any, safe_only: bool | None 
         missing = re.search(r"attribute '(\w+)' on <module '(yolo_attn[\w.]*)'", str(error))
         if missing:
             raise _other_version(weight, f"{missing[2]}.{missing[1]}") from error
+        if isinstance(error, ModuleNotFoundError) and error.name:
+            raise YoloAttnError(
+                f"{weight} needs the module {error.name}, which is not here: install its package, "
+                f"or put its folder on PYTHONPATH (and YOLO_ATTN_BLOCKS={error.name} if it has "
+                "blocks)"
+            ) from error
         raise YoloAttnError(
             f"{weight}: a checkpoint with blocks of yolo_attn that cannot be read "
             f"({type(error).__name__}: {str(error)[:200]}); is the file damaged? copy it again"
