@@ -35,8 +35,8 @@ backbone:
   - [-1, 1, Conv, [32, 3, 2]] # 1
   - [-1, 1, C2f, [32, True]] # 2
   - [-1, 1, Conv, [64, 3, 2]] # 3
-  - [-1, 1, Conv, [64, 3, 1]] # 4
-{block}head:
+{block}  - [-1, 1, Conv, [64, 3, 1]]
+head:
   - [[{last}], 1, Detect, [nc]]
 """
 SIDE, DISTANCE = 96, 44  # pixels: of an image, between the sign and the nearest shape
@@ -71,7 +71,7 @@ PAGE = """\
 
 Printed by `python scripts/controls.py{words}` in {minutes:.0f} minutes on {cores} CPU cores.
 
-Two studies compare a small detector with the same one that has a {block} block before its head.
+Two studies compare a small detector with the same one that has a {block} block at stride 8.
 The detector alone sees 79 x 79 px. Of the shapes in a picture of {side} px about half are objects.
 `context`: a sign at least {distance} px away says which ones, so the detector alone has to guess.
 `plain`: the same pictures, but bright shapes are always the objects. A sound harness says "better"
@@ -84,7 +84,7 @@ on the first and does not on the second. {train_images} training and {val_images
 
 def models(folder: Path, block: str) -> dict[str, str]:
     """Write the two model files: arm -> path."""
-    row = f"  - [-1, 1, {block}, []] # 5\n"
+    row = f"  - [-1, 1, {block}, []]\n"
     texts = {
         "baseline": DETECTOR.format(block="", last=4),
         "block": DETECTOR.format(block=row, last=5),
@@ -140,7 +140,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    for name, value in (("seeds", 3), ("epochs", 12), ("train-images", 1500)):
+    for name, value in (("seeds", 3), ("epochs", 12), ("train-images", 2000)):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--block", default="NonLocal", help="any block of one input")
     parser.add_argument("--jobs", type=int, help="trials at a time, on the CPU; default one")

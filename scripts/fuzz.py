@@ -1,4 +1,4 @@
-"""Feed damaged YAMLs and checkpoints to the plugin; print how each ended and exit 1 on any fault.
+"""Feed damaged YAMLs, checkpoints and studies to the plugin; print how each ended; exit 1 on faults.
 
 A case ends well if it works or if it gives one clear error: a one-line YoloAttnError, or, where the
 file names nothing of ours, Ultralytics' own error. A fault is any other exception, more than 20 s
@@ -37,7 +37,7 @@ import fuzz_cases
 
 SECONDS = 20
 MEMORY = 2 << 30
-COUNTS = {"models": 1000, "overlays": 300, "checkpoints": 200}
+COUNTS = {"models": 1000, "overlays": 300, "checkpoints": 200, "studies": 200}
 
 
 @dataclass
@@ -180,6 +180,32 @@ def checkpoint_job(file: Path, data: bytes, restricted: bool) -> Callable[[], Ou
     return job
 
 
+def study_job(file: Path) -> Callable[[], Outcome]:
+    """`yolo-attn ablate FILE --dry-run`: everything is checked, nothing is trained."""
+
+    def job() -> Outcome:
+        from yolo_attn.ablation.runner import plan_study
+        from yolo_attn.ablation.spec import read_study
+
+        # A damaged `project` may lead some folders up, but not out.
+        place = file.parent / "a" / "b" / "c"
+        place.mkdir(parents=True, exist_ok=True)
+        os.chdir(place)
+        return judged(lambda: plan_study(read_study(file)), ours=True)
+
+    return job
+
+
+def study_texts(folder: Path) -> list[str]:
+    """A study that says everything a study can say, on a data set that is there."""
+    from yolo_attn.data.synthetic import make_smallshapes
+
+    root = make_smallshapes(
+        folder / "set", image_size=64, train_images=2, val_images=1, object_size=(4, 8)
+    )
+    return [fuzz_cases.STUDY.format(data=root / "data.yaml")]
+
+
 def model_texts() -> list[str]:
     """Model YAMLs to start from: every tenth a stock one."""
     from yolo_attn.seam.dry_run import load_model_yaml, scales_of
@@ -226,7 +252,9 @@ def good_checkpoint(folder: Path) -> bytes:
 def run(kind: str, count: int, seed: int, folder: Path) -> Iterator[tuple[str, Outcome]]:
     """Run `count` cases of a kind; each is made from `seed` and its number alone."""
     canary = folder / "canary"
-    texts = {"models": model_texts, "overlays": overlay_texts}.get(kind, list)()
+    sources = {"models": model_texts, "overlays": overlay_texts}
+    sources["studies"] = lambda: study_texts(folder)
+    texts = sources.get(kind, list)()
     good = good_checkpoint(folder) if kind == "checkpoints" else b""
     for number in range(count):
         rng = random.Random(zlib.crc32(f"{kind} {seed} {number}".encode()))
@@ -239,11 +267,14 @@ def run(kind: str, count: int, seed: int, folder: Path) -> Iterator[tuple[str, O
             watched = canary if restricted or "payload" not in what else None
         else:
             text = texts[number % len(texts)]
-            data, what, watched = fuzz_cases.mutate_yaml(rng, text, canary), kind[:-1], canary
+            data, what, watched = fuzz_cases.mutate_yaml(rng, text, canary), kind, canary
             file = folder / f"yolov8n-case{number}.yaml"
-            job = model_job(file, data)
-            # A stock model's `activation` is Ultralytics' to evaluate, and it does.
-            watched = canary if names_ours(data) else None
+            if kind == "studies":
+                job = study_job(file)
+            else:
+                job = model_job(file, data)
+                # A stock model's `activation` is Ultralytics' to evaluate, and it does.
+                watched = canary if names_ours(data) else None
         file.write_bytes(data)
         outcome = in_child(job, watched)
         canary.unlink(missing_ok=True)
@@ -267,7 +298,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", choices=sorted(COUNTS), help="one kind of file")
-    parser.add_argument("--count", type=int, help="cases of each kind (default: 1000, 300, 200)")
+    parser.add_argument(
+        "--count", type=int, help="cases of each kind (default: 1000, 300, 200, 200)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, help="folder for the files of faults")
     parser.add_argument("--show", action="store_true", help="print every case")

@@ -1,4 +1,4 @@
-"""Mutations of model YAMLs, overlays and checkpoints for scripts/fuzz.py; all of them seeded."""
+"""Mutations of model YAMLs, overlays, studies and checkpoints for scripts/fuzz.py; all seeded."""
 
 from __future__ import annotations
 
@@ -28,6 +28,24 @@ head:
   - [[-1, 5], 1, Concat, [1]]
   - [[8, 3, 6], 1, DASI, []]
   - [[5, 9], 1, Detect, [nc]]
+"""
+STUDY = """\
+name: fuzzed
+data: {data}
+arms:
+  plain: yolov8n.yaml
+  gc: {{model: yolov8n-gc.yaml, args: {{lr0: 0.02}}}}
+  p5: {{model: yolov8n-nonlocal.yaml}}
+baseline: plain
+seeds: [0, 1]
+train: {{epochs: 2, imgsz: 64, batch: 2, mosaic: 0.0}}
+weights: null
+match: [params]
+protocols: [coco, tiny]
+split: val
+draws: 100
+after_crash: restart
+project: runs
 """
 WORDS = [
     "", " ", "NonLocl", "nonlocal", "SE", "DASI", "RevColumns", "Detect", "Conv", "nn.Module",

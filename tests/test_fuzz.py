@@ -27,7 +27,9 @@ def model(text: str, tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("kind", "count"), [("models", 25), ("overlays", 8), ("checkpoints", 40)])
+@pytest.mark.parametrize(
+    ("kind", "count"), [("models", 25), ("overlays", 8), ("checkpoints", 40), ("studies", 10)]
+)
 def test_sample_ends_well(kind: str, count: int) -> None:
     done = subprocess.run(
         [sys.executable, "scripts/fuzz.py", "--only", kind, "--count", str(count), "--seed", "7"],

@@ -33,6 +33,7 @@ RESERVED = {
 }
 # An arm that differs in one of these has another budget or other data: no comparison is left.
 BUDGET = ("epochs", "time", "batch", "imgsz", "fraction", "nbs", "single_cls", "classes")
+MOST_SEEDS = 1000
 ARM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
 
@@ -176,15 +177,16 @@ def read_seeds(value: Any, where: str) -> tuple[int, ...]:
     Raises:
         YoloAttnError: anything else.
     """
-    seeds = list(range(value)) if _is_whole(value) and value > 0 else value
+    seeds = list(range(value)) if _is_whole(value) and 0 < value <= MOST_SEEDS else value
     if (
         not isinstance(seeds, (list, tuple))
-        or not seeds
-        or not all(_is_whole(s) and s >= 0 for s in seeds)
+        or not 0 < len(seeds) <= MOST_SEEDS
+        or not all(_is_whole(s) and 0 <= s < 2**31 for s in seeds)
         or len(set(seeds)) < len(seeds)
     ):
         raise YoloAttnError(
-            f"{where}: seeds {value!r} (accepted: how many, or a list of different whole numbers)"
+            f"{where}: seeds {value!r} (accepted: how many, or a list of different whole numbers; "
+            f"at most {MOST_SEEDS})"
         )
     return tuple(seeds)
 
@@ -255,6 +257,7 @@ def _train(args: Any, where: str) -> dict[str, Any]:
         raise YoloAttnError(f"{where}: training arguments are a mapping such as {{epochs: 100}}")
     if not args:
         return {}
+    from ultralytics.cfg import get_cfg
     from ultralytics.utils import DEFAULT_CFG_DICT
 
     for key, value in args.items():
@@ -268,6 +271,16 @@ def _train(args: Any, where: str) -> dict[str, Any]:
                 f"{where}: batch {value!r} lets Ultralytics choose one for each arm (accepted: a "
                 "whole number, the same for all arms)"
             )
+        sides = value if isinstance(value, (list, tuple)) else [value]
+        if key == "imgsz" and not (sides and all(_is_whole(s) and s > 0 for s in sides)):
+            raise YoloAttnError(f"{where}: imgsz {value!r} (accepted: a whole number of pixels)")
+        if key == "epochs":
+            _whole(value, 1, f"{where}: epochs")
+        try:
+            get_cfg(overrides={key: value})
+        except Exception as error:  # TypeError, ValueError and more, by version
+            text = " ".join(str(error).split())
+            raise YoloAttnError(f"{where}: {key} {value!r}: {text}") from None
     return dict(args)
 
 
@@ -276,9 +289,8 @@ def _protocols(value: Any, where: str) -> tuple[str, ...]:
 
     if value is None:
         return DEFAULT_PROTOCOLS
-    names = [value] if isinstance(value, str) else value
     try:
-        return tuple(pick([str(name) for name in names]))
+        return tuple(pick([str(name) for name in _list(value)]))
     except YoloAttnError as error:
         raise YoloAttnError(f"{where}: {error}") from None
 
@@ -291,11 +303,15 @@ def _known_keys(content: Mapping[str, Any], known: Sequence[str], where: str) ->
 
 
 def _choices(value: Any, known: Sequence[str], where: str) -> tuple[str, ...]:
-    values = [] if value is None else [value] if isinstance(value, str) else list(value)
+    values = [] if value is None else _list(value)
     for one in values:
         if one not in known:
             raise YoloAttnError(f"{where}: {one!r} (accepted: {', '.join(known)})")
     return tuple(dict.fromkeys(values))
+
+
+def _list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 def _whole(value: Any, least: int, where: str) -> int:
