@@ -1,4 +1,4 @@
-"""Feed damaged YAMLs, studies and checkpoints to the plugin; print how each ended, exit 1 on faults.
+"""Feed damaged YAMLs, studies and checkpoints to the plugin; print how each ended; faults exit 1.
 
 A case ends well if it works or if it gives one clear error: a one-line YoloAttnError, or, where the
 file names nothing of ours, Ultralytics' own error. A fault is any other exception, more than 20 s
