@@ -90,7 +90,7 @@ def in_child(job: Callable[[], Outcome], canary: Path | None) -> Outcome:
         # Their default action ends the process, whatever it is busy with: time of the processor,
         # which a busy machine does not stretch, and of the clock, for one that only waits.
         signal.setitimer(signal.ITIMER_PROF, SECONDS)
-        signal.alarm(4 * SECONDS)
+        signal.alarm(12 * SECONDS)
         try:
             outcome = job()
         except BaseException as error:
