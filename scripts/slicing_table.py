@@ -19,7 +19,8 @@ from yolo_attn.ablation.command import quiet_ultralytics
 from yolo_attn.ablation.costs import measure_predictions, predictor
 from yolo_attn.ablation.statistics import compare_arms
 from yolo_attn.evaluation import protocols
-from yolo_attn.evaluation.predict import Prediction, predict, predict_sliced
+from yolo_attn.evaluation.predict import Prediction, predict
+from yolo_attn.evaluation.predict_sliced import predict_sliced
 from yolo_attn.evaluation.slicing import OVERLAP, count_slices, require_sahi
 from yolo_attn.paths import PACKAGE
 

@@ -57,6 +57,7 @@ MAY_USE = {
 KNOW_ULTRALYTICS = {
     "yolo_attn/cli.py": "prints its version",
     "yolo_attn/evaluation/predict.py": "runs its validator to get predictions",
+    "yolo_attn/evaluation/predict_sliced.py": "reads its labels, loads its checkpoints",
     "yolo_attn/data/stats_read.py": "resolves data set YAMLs as training does",
     "yolo_attn/layers/_common.py": "YOLOv7's layers are made of its Conv, which fuse() knows",
     "yolo_attn/layers/rep_conv.py": "the same, and its RepConv",
@@ -65,7 +66,7 @@ KNOW_ULTRALYTICS = {
 
 
 # Files of evaluation/ that run a model; all others are functions of arrays.
-HOST_SIDE = {"predict.py", "slicing.py"}
+HOST_SIDE = {"predict.py", "predict_sliced.py", "slicing.py"}
 
 
 def sources() -> list[Path]:

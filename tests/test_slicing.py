@@ -21,7 +21,8 @@ from yolo_attn.ablation.spec import from_dict
 from yolo_attn.ablation.store import DONE, TrialFolder, write_json
 from yolo_attn.data.coco import convert_coco
 from yolo_attn.errors import YoloAttnError
-from yolo_attn.evaluation.predict import CONFIDENCE, predict, predict_sliced, torch_device
+from yolo_attn.evaluation.predict import CONFIDENCE, predict, torch_device
+from yolo_attn.evaluation.predict_sliced import predict_sliced
 from yolo_attn.evaluation.slicing import count_slices, sliced_detections
 
 SIZES = [(120, 90), (64, 100)]

@@ -45,7 +45,8 @@ def evaluate_trial(
     Raises:
         YoloAttnError: the checkpoint or the dataset is at fault.
     """
-    from yolo_attn.evaluation.predict import predict, predict_sliced
+    from yolo_attn.evaluation.predict import predict
+    from yolo_attn.evaluation.predict_sliced import predict_sliced
 
     best = str(TrialFolder(folder).best)
     more: dict[str, Any] = {}

@@ -152,7 +152,8 @@ def _predict(
     device: Optional[str],
     slices: Optional[Tuple[int, float]],
 ) -> Any:
-    from yolo_attn.evaluation.predict import predict, predict_sliced
+    from yolo_attn.evaluation.predict import predict
+    from yolo_attn.evaluation.predict_sliced import predict_sliced
 
     common: Dict[str, Any] = {"split": split, "imgsz": imgsz, "max_det": max_det, "device": device}
     if slices is None:

@@ -1,6 +1,6 @@
 """Predictions of a checkpoint through Ultralytics' own validator, as arrays.
 
-The only module of this folder that knows Ultralytics; the protocols never import it.
+With predict_sliced.py the only module of this folder that knows Ultralytics.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Callable
+from typing import Any
 
 import numpy as np
 
@@ -19,13 +19,6 @@ from yolo_attn.errors import YoloAttnError
 from yolo_attn.evaluation.boxes import Detections
 from yolo_attn.evaluation.ground_truth import DatasetTruth, dataset_truth
 from yolo_attn.evaluation.notes import Warnings
-from yolo_attn.evaluation.slicing import (
-    MERGE,
-    OVERLAP,
-    check_slices,
-    require_sahi,
-    sliced_detections,
-)
 
 CONFIDENCE, NMS_IOU = 0.001, 0.7  # what `yolo val` takes by default
 MAX_DET = 500  # an image; Ultralytics' 300 cut dense scenes
@@ -79,14 +72,14 @@ def predict(
         YoloAttnError: a model or dataset that cannot be loaded, whose classes differ in number, or
             whose sidecar does not fit.
     """
-    with _output_on_stderr():
+    with output_on_stderr():
         from yolo_attn.data.stats_read import load_dataset
 
         content = load_dataset(data)
-        _check_split(content, data, split)
+        check_split(content, data, split)
         validator = _validate(model, data, split, imgsz, max_det, batch, device)
     warnings = Warnings()
-    _compare_names(dict(validator.data["names"]), dict(validator.names), warnings)
+    compare_names(dict(validator.data["names"]), dict(validator.names), warnings)
     labels = labels_of(validator, validator.shapes)
     truth = dataset_truth(content["path"], split, content["names"], labels, warnings)
     dets = truth.detections(validator.found)
@@ -95,84 +88,9 @@ def predict(
         f"predictions as of `yolo val` at imgsz={validator.args.imgsz}: confidence {CONFIDENCE}, "
         f"{removal}, at most {max_det} detections an image (--max-det), boxes in pixels of the "
         "original images",
-        _source_note(truth),
+        source_note(truth),
     ]
     return Prediction(truth, dets, _ultralytics(validator, truth), notes, warnings)
-
-
-def predict_sliced(
-    model: str,
-    data: str,
-    slice_size: int,
-    *,
-    overlap: float = OVERLAP,
-    split: str = "val",
-    imgsz: int | None = None,
-    max_det: int = MAX_DET,
-    device: str | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> Prediction:
-    """Run a model on slices of the images of a split, and on the whole images; see `slicing`.
-
-    Args:
-        model: a checkpoint, ours or stock, for detection.
-        data: a dataset YAML.
-        slice_size: side of the slices in pixels of the image.
-        overlap: share of a slice that its neighbour has too.
-        split: train, val or test.
-        imgsz: side of the input for a slice (and for the whole image); by default that of the
-            training, so that smaller slices are enlarged.
-        max_det: detections an image at most.
-        device: as in Ultralytics; by default the first GPU, else the CPU.
-        progress: called with images done and in all.
-
-    Returns:
-        The same ground truth as `predict`; `slicing` has the cost of an image.
-
-    Raises:
-        YoloAttnError: as `predict`; SAHI is not installed, or a number is out of range.
-    """
-    check_slices(slice_size, overlap)
-    require_sahi()
-    with _output_on_stderr():
-        from yolo_attn.data.stats_read import load_dataset
-
-        content = load_dataset(data)
-        _check_split(content, data, split)
-        names, side = _names_and_side(model)
-        _check_classes(model, len(names), data, len(content["names"]))
-        warnings = Warnings()
-        _compare_names(dict(content["names"]), names, warnings)
-        labels = _labels_without_run(content, data, split)
-        truth = dataset_truth(content["path"], split, content["names"], labels, warnings)
-        images = sorted(truth.image, key=lambda path: truth.image[path])
-        try:
-            found = sliced_detections(
-                model, images, slice_size, overlap=overlap, conf=CONFIDENCE, imgsz=imgsz or side,
-                max_dets=max_det, device=torch_device(device), categories=truth.categories,
-                progress=progress,
-            )  # fmt: skip
-        except YoloAttnError:
-            raise
-        except Exception as error:  # SAHI and Ultralytics raise many kinds
-            text = " ".join(str(error).split())
-            raise YoloAttnError(
-                f"{model} on {data}: SAHI could not run it ({type(error).__name__}: {text})"
-            ) from error
-    cost = found.cost
-    notes = [
-        f"predictions through SAHI: slices of {slice_size} px, overlap {overlap:g}, and the whole "
-        f"image, each at imgsz={imgsz or side}: confidence {CONFIDENCE}, NMS {NMS_IOU} in a slice, "
-        f"merged by {MERGE['postprocess_type']} at {MERGE['postprocess_match_metric']} "
-        f"{MERGE['postprocess_match_threshold']}, at most {max_det} detections an image "
-        "(--max-det)",
-        f"latency of an image: median {cost['latency_ms']:.1f} ms, 95 % below "
-        f"{cost['latency_p95_ms']:.1f} ms, on {torch_device(device)}, reading, "
-        f"{cost['slices']:.1f} slices (mean), whole image and merging counted",
-        _source_note(truth),
-    ]
-    slicing = {"slice": slice_size, "slice_overlap": overlap, "imgsz": imgsz or side, **cost}
-    return Prediction(truth, found.detections, {}, notes, warnings, slicing)
 
 
 def torch_device(device: str | None) -> str:
@@ -194,7 +112,7 @@ def image_paths(data: str, split: str) -> list[str]:
     from yolo_attn.data.stats_read import list_images, load_dataset
 
     content = load_dataset(data)
-    _check_split(content, data, split)
+    check_split(content, data, split)
     return list_images(content[split], f"{data}: {split}")
 
 
@@ -245,46 +163,15 @@ def labels_of(validator: Any, shapes: Mapping[str, tuple[int, int]]) -> list[dic
     return [{**row, "shape": shapes[path]} for path, row in zip(paths, rows) if path in shapes]
 
 
-def _labels_without_run(content: dict[str, Any], data: str, split: str) -> list[dict[str, Any]]:
-    """The labels that `yolo val` would read, with `shape`, which rectangles would take out."""
-    from ultralytics.data.dataset import YOLODataset
-
-    try:
-        dataset = YOLODataset(
-            img_path=content[split], data=content, task="detect", augment=False, rect=False
-        )
-    except Exception as error:  # no labels, no images, broken files
-        text = " ".join(str(error).split())
-        raise YoloAttnError(f"{data}: {split} cannot be read ({text})") from error
-    return dataset.labels
-
-
-def _names_and_side(model: str) -> tuple[dict[int, str], int]:
-    """Class names of a checkpoint and the side that it was trained with."""
-    from ultralytics import YOLO
-
-    if not str(model).endswith(".pt"):
-        raise YoloAttnError(f"{model}: slices need a checkpoint (.pt)")
-    try:
-        net = YOLO(model)
-    except Exception as error:
-        text = " ".join(str(error).split())
-        raise YoloAttnError(
-            f"{model}: cannot be loaded ({type(error).__name__}: {text})"
-        ) from error
-    if net.task != "detect":
-        raise YoloAttnError(f"{model}: is a model for {net.task}; evaluated are detectors")
-    side = net.overrides.get("imgsz", 640)
-    return dict(net.names), int(max(side) if isinstance(side, (list, tuple)) else side)
-
-
-def _check_split(content: Mapping[str, Any], data: str, split: str) -> None:
+def check_split(content: Mapping[str, Any], data: str, split: str) -> None:
+    """Raise if a loaded dataset lacks a split."""
     if not content.get(split):
         splits = [s for s in ("train", "val", "test") if content.get(s)]
         raise YoloAttnError(f"{data}: no split {split!r} (it has {', '.join(splits)})")
 
 
-def _check_classes(model: str, predicted: int, data: str, known: int) -> None:
+def check_classes(model: str, predicted: int, data: str, known: int) -> None:
+    """Raise if a model predicts more classes than the dataset knows."""
     if predicted > known:
         raise YoloAttnError(
             f"{model}: predicts {predicted} classes, but {data} has {known}; train it on that "
@@ -292,7 +179,8 @@ def _check_classes(model: str, predicted: int, data: str, known: int) -> None:
         )
 
 
-def _source_note(truth: DatasetTruth) -> str:
+def source_note(truth: DatasetTruth) -> str:
+    """Where the ground truth is from, for a person."""
     unknown = "" if ".json" in truth.source else " (crowds and ignored regions are not known)"
     return f"ground truth: {truth.source}{unknown}"
 
@@ -344,7 +232,7 @@ def _recorder(validator: type, held: list[Any]) -> type:
             self.shapes: dict[str, tuple[int, int]] = {}
             held.append(self)
             known = len(self.data["names"])
-            _check_classes(self.args.model, len(self.names), self.args.data, known)
+            check_classes(self.args.model, len(self.names), self.args.data, known)
 
         def update_metrics(self, preds: Any, batch: dict[str, Any]) -> None:
             super().update_metrics(preds, batch)
@@ -354,7 +242,8 @@ def _recorder(validator: type, held: list[Any]) -> type:
     return Recorder
 
 
-def _compare_names(ours: dict[int, str], theirs: dict[int, str], warnings: Warnings) -> None:
+def compare_names(ours: dict[int, str], theirs: dict[int, str], warnings: Warnings) -> None:
+    """Count the classes that the dataset (`ours`) and the model (`theirs`) name differently."""
     for number, name in ours.items():
         if number not in theirs:
             warnings.count(
@@ -386,7 +275,7 @@ def _ultralytics(validator: Any, truth: DatasetTruth) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _output_on_stderr() -> Iterator[None]:
+def output_on_stderr() -> Iterator[None]:
     """Ultralytics prints to stdout, which belongs to our table or JSON."""
     stdout = sys.stdout
     with contextlib.redirect_stdout(sys.stderr):
