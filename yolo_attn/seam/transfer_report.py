@@ -76,9 +76,9 @@ class Transfer:
             for name, shape in row.shapes.items():
                 one = Count(1, row.parameters[name])
                 report.source += one
-                if now.get(name) == shape or f"{j}.{name}" in adapted:
+                if now.get(name) == shape or f"{into_row}.{name}" in adapted:
                     continue
-                if j is None:
+                if into_row is None:
                     why = _absent(i, source, target, pairs)
                 else:
                     why = SHAPE if name in now else "has no place in this model"
