@@ -26,6 +26,7 @@ from yolo_attn.data.synthetic import make_smallshapes
 from yolo_attn.errors import YoloAttnError
 
 MODES = ("context", "plain")
+NOTES = "\n## Notes"
 # Three strides, one scale: a cell of the head sees 79 x 79 px, 39 to each side.
 DETECTOR = """\
 # Written by scripts/controls.py: a detector that sees 79 px.
@@ -166,6 +167,9 @@ def main() -> None:
             table=table(rows),
             **{key: vars(args)[key] for key in ("train_images", "epochs", "seeds")},
         )
+        # What people wrote below the table stays.
+        old = args.out.read_text(encoding="utf-8") if args.out.is_file() else ""
+        page += old[old.find(NOTES) :] if NOTES in old else ""
         args.out.write_text(page, encoding="utf-8")
 
 
