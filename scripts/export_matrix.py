@@ -58,7 +58,8 @@ run through Ultralytics' own loader on two photographs of COCO at 256x256 and 19
 the largest difference to eager mode over all outputs (boxes in pixels and scores, divided by the
 value where that is above 1) and, of eager mode's {best} best boxes of each image, the share that
 the export gives with the same class and an overlap (IoU) of at least 0.99. Static formats are
-exported once for each size; `onnx dynamic` once, traced at 256x256, and run at both.
+exported once for each size; `onnx dynamic` once, traced with one image at 256x256, and run at both
+sizes with both images as a batch.
 A model that is too large for a format, or an operation that it lacks, is named as the format says
 it. `P5` is after the backbone, `N3` before the head's first scale.
 
@@ -100,8 +101,8 @@ def first(output: Any) -> np.ndarray:
 
 def agreement(eager: np.ndarray, exported: np.ndarray) -> float:
     """Share of eager's best boxes that the export has too: same class, IoU at least 0.99."""
-    best = np.argsort(-eager[0, 4:].max(0))[:BEST]
-    a, b = eager[0][:, best], exported[0][:, best]
+    best = np.argsort(-eager[4:].max(0))[:BEST]
+    a, b = eager[:, best], exported[:, best]
     low = np.maximum(a[:2] - a[2:4] / 2, b[:2] - b[2:4] / 2)
     high = np.minimum(a[:2] + a[2:4] / 2, b[:2] + b[2:4] / 2)
     inter = np.prod(np.clip(high - low, 0, None), axis=0)
@@ -125,8 +126,10 @@ def measure(name: str, place: str, column: str, images: list[Path], folder: Path
                 imgsz=list(size), device="cpu", verbose=False, **arguments
             )
             backend = AutoBackend(str(made), device=torch.device("cpu"), verbose=False)
-        for path in images:
-            x = image(path, size)
+        inputs = [image(path, size) for path in images]
+        if arguments.get("dynamic"):
+            inputs = [torch.cat(inputs)]  # another batch than the traced one, too
+        for x in inputs:
             with torch.no_grad():
                 eager = first(YOLO(str(source)).model.eval()(x))
                 exported = first(backend(x))
@@ -134,7 +137,7 @@ def measure(name: str, place: str, column: str, images: list[Path], folder: Path
                 return f"wrong shape {exported.shape} at {size[0]}x{size[1]}"
             error = np.abs(exported - eager) / np.maximum(np.abs(eager), 1)
             worst = max(worst, float(error.max())) if np.isfinite(error).all() else float("nan")
-            agreed.append(agreement(eager, exported))
+            agreed += map(agreement, eager, exported)
     return f"{worst:.0e}, {100 * np.mean(agreed):.0f} %"
 
 

@@ -75,6 +75,18 @@ def test_rows_name_modules_only(name: str, tmp_path: Path) -> None:
         check(str(model(f"nc: 2\nbackbone:\n{rows}{HEAD}", tmp_path)))
 
 
+def test_a_row_without_channels_is_named(tmp_path: Path) -> None:
+    rows = f"{BLOCK}  - [-1, 1, Conv, [false, 3, 2]]\n"
+    with pytest.raises(YoloAttnError, match=r"row 2: gives an empty map \(1, 0, "):
+        check(str(model(f"nc: 2\nbackbone:\n{rows}{HEAD}", tmp_path)))
+
+
+def test_a_damaged_provenance_is_one_sentence(tmp_path: Path) -> None:
+    note = "yolo_attn: {base: yolov8.yaml, rows: [0, -1, 1], labels: 7}\n"
+    with pytest.raises(YoloAttnError, match="does not describe these 3 rows"):
+        check(str(model(f"nc: 2\nbackbone:\n{BLOCK}{HEAD}{note}", tmp_path)))
+
+
 def test_aliases_do_not_explode(tmp_path: Path) -> None:
     bomb = "a0: &a0 [x, x]\n" + "".join(
         f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12)

@@ -51,6 +51,7 @@ class Regions(NamedTuple):
         inside: ``(R, l)``, which positions lie on the map; None where all do.
         rows: Rows of regions and height of one.
         columns: Columns of regions and width of one.
+        batch: B.
     """
 
     q: Tensor
@@ -60,6 +61,12 @@ class Regions(NamedTuple):
     inside: Tensor | None
     rows: tuple[int, int]
     columns: tuple[int, int]
+    batch: int
+
+    @property
+    def number(self) -> int:
+        """R; a cut tensor's own sizes become constants in files with dynamic axes, this does not."""
+        return self.rows[0] * self.columns[0]
 
 
 class BiLevelRoutingAttention(nn.Module):
@@ -111,7 +118,7 @@ class BiLevelRoutingAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, H, W, C) -> (B, H, W, C)``."""
-        height, width = int(x.shape[1]), int(x.shape[2])
+        height, width = x.shape[1:3]
         r = self._regions(x)
         k, v, inside = self._pooled(r)
         index, weights = self._route(r)
@@ -121,12 +128,15 @@ class BiLevelRoutingAttention(nn.Module):
             mask = None if inside is None else inside.flatten()[None, None, None]
         else:
             q = r.q
-            k, v = (self._gathered(t, index, weights) for t in (k, v))
+            k, v = (self._gathered(t, r, index, weights) for t in (k, v))
             mask = None
             if inside is not None:
                 chosen = inside[index].flatten(2)[:, None].expand(-1, self.heads, -1, -1)
                 mask = chosen.flatten(0, 1)[:, :, None]
-        y = _map(_attend(q, k, v, self.scale, mask).reshape(*r.q.shape[:3], -1), r, self.heads)
+        y = _attend(q, k, v, self.scale, mask)
+        if index is None:
+            y = y[:, 0].unflatten(1, (r.number, -1))
+        y = _map(y, r, self.heads)
         y = y[:, : r.v_map.shape[1], : r.v_map.shape[2]]
         if self.lepe is not None:
             y = y + self.lepe(r.v_map.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
@@ -134,10 +144,15 @@ class BiLevelRoutingAttention(nn.Module):
         return y if self.wo is None else self.wo(y)
 
     def _regions(self, x: Tensor) -> Regions:
-        height, width = int(x.shape[1]), int(x.shape[2])
+        height, width = x.shape[1:3]
         rows, columns = self._grid(height), self._grid(width)
+        if rows[0] * columns[0] <= self.topk < self.n_win**2:
+            # Only here every region is chosen: an exported file must stop at other sizes.
+            height, width = int(height), int(width)
+            rows, columns = self._grid(height), self._grid(width)
         missing = (0, 0, 0, columns[0] * columns[1] - width, 0, rows[0] * rows[1] - height)
-        padded = any(missing)
+        # A file with dynamic axes gets maps with a border, whatever the traced one has.
+        padded = torch.onnx.is_in_onnx_export() or any(missing)
         if padded and self.border == "bias":
             x = F.pad(x, missing)
         qkv = self.qkv(x)
@@ -150,15 +165,15 @@ class BiLevelRoutingAttention(nn.Module):
             _cut(t, rows, columns, self.heads)
             for t in qkv.split([self.qk_dim, self.qk_dim, v_map.shape[3]], dim=3)
         )
-        return Regions(q, k, v, v_map, inside, rows, columns)
+        return Regions(q, k, v, v_map, inside, rows, columns, x.shape[0])
 
     def _grid(self, length: int) -> tuple[int, int]:
         """Number and side of the regions along an axis."""
         if self.border == "zero":
             side = length // min(self.n_win, length)
         else:
-            side = -(-length // self.n_win)
-        return (self.n_win if self.border == "bias" else -(-length // side)), side
+            side = (length + self.n_win - 1) // self.n_win
+        return (self.n_win if self.border == "bias" else (length + side - 1) // side), side
 
     def _route(self, r: Regions) -> tuple[Tensor | None, Tensor | None]:
         """The chosen regions of each region ``(B, R, k)`` and their weights ``(B, R, k)``.
@@ -187,16 +202,17 @@ class BiLevelRoutingAttention(nn.Module):
             mean = (x.sum(2, dtype=torch.promote_types(x.dtype, torch.float32)) / count).to(x.dtype)
         return mean.unflatten(0, (-1, self.heads)).transpose(1, 2).flatten(2)
 
-    def _gathered(self, x: Tensor, index: Tensor, weights: Tensor | None) -> Tensor:
+    def _gathered(self, x: Tensor, r: Regions, index: Tensor, weights: Tensor | None) -> Tensor:
         """The chosen regions of each region: ``(B m, R, l, d) -> (B m, R, k l, d)``."""
-        regions, length, d = x.shape[1:]
-        batch = torch.arange(x.shape[0], device=x.device).view(-1, self.heads, 1, 1)
-        flat = (index[:, None] + batch * regions).flatten()
+        d = x.shape[3]
+        batch = torch.arange(r.batch * self.heads, device=x.device).view(-1, self.heads, 1, 1)
+        flat = (index[:, None] + batch * r.number).flatten()
         chosen = x.flatten(2).flatten(0, 1).index_select(0, flat)
-        chosen = chosen.view(-1, self.heads, regions, index.shape[2], length * d)
+        chosen = chosen.unflatten(0, (-1, r.number, index.shape[2]))
         if weights is not None:
-            chosen = chosen * weights.to(x.dtype)[:, None, ..., None]
-        return chosen.view(-1, regions, index.shape[2] * length, d)
+            scaled = chosen.unflatten(0, (-1, self.heads)) * weights.to(x.dtype)[:, None, ..., None]
+            chosen = scaled.flatten(0, 1)
+        return chosen.flatten(2).unflatten(2, (-1, d))
 
     def _pooled(self, r: Regions) -> tuple[Tensor, Tensor, Tensor | None]:
         """Keys and values, pooled within the regions, and which of them count."""
@@ -209,29 +225,30 @@ class BiLevelRoutingAttention(nn.Module):
         return k, v, inside
 
     def _pool(self, x: Tensor, r: Regions, inside: Tensor | None) -> Tensor:
-        side = (r.rows[1], r.columns[1])
+        # Constants of an exported file: it stops at maps whose regions have another size.
+        side = (int(r.rows[1]), int(r.columns[1]))
         x = x.transpose(2, 3).unflatten(3, side)  # (B m, R, d, h, w)
         if inside is None:
-            pooled = self._pool_maps(x)
+            pooled = self._pool_maps(x, r)
         else:
             share = self._share_inside(inside, r)[:, None]
             outside = ~inside.unflatten(1, side)[:, None]
             if "max" in self.kv_mode:
                 lowest = torch.finfo(x.dtype).min
-                pooled = self._pool_maps(x.masked_fill(outside, lowest))
+                pooled = self._pool_maps(x.masked_fill(outside, lowest), r)
                 pooled = pooled.masked_fill(share == 0, 0.0)
             else:  # the mean over the positions on the map
-                pooled = self._pool_maps(x) / share.clamp_min(1e-6).to(x.dtype)
+                pooled = self._pool_maps(x, r) / share.clamp_min(1e-6).to(x.dtype)
         return pooled.flatten(3).transpose(2, 3)
 
     def _share_inside(self, inside: Tensor, r: Regions) -> Tensor:
         """Share of each pooled position that lies on the map ``(R, h', w')``; ``max``: 0 or 1."""
         dtype = torch.promote_types(r.k.dtype, torch.float32)
-        maps = inside.unflatten(1, (r.rows[1], r.columns[1])).to(dtype)
-        return self._pool_maps(maps[None, :, None])[0, :, 0]
+        maps = inside.unflatten(1, (int(r.rows[1]), int(r.columns[1]))).to(dtype)
+        return self._pool_maps(maps[None, :, None], r)[0, :, 0]
 
-    def _pool_maps(self, x: Tensor) -> Tensor:
-        """``(..., h, w) -> (..., h', w')``."""
+    def _pool_maps(self, x: Tensor, r: Regions) -> Tensor:
+        """``(B, R, d, h, w) -> (B, R, d, h', w')``."""
         h, w = int(x.shape[-2]), int(x.shape[-1])
         s = self.kv_per_win
         if self.kv_mode == "ada_avgpool":
@@ -241,7 +258,7 @@ class BiLevelRoutingAttention(nn.Module):
         # A region smaller than the kernel is one position.
         kernel = [min(self.kv_ratio, h), min(self.kv_ratio, w)]
         pool = F.avg_pool2d if self.kv_mode == "avgpool" else F.max_pool2d
-        return pool(x.flatten(0, -4), kernel).unflatten(0, x.shape[:-3])
+        return pool(x.flatten(0, 1), kernel).unflatten(0, (-1, r.number))
 
     def attention(self, x: Tensor, queries: Tensor) -> Tensor:
         """Rows ``(B, Q, H, W)`` for the input ``(B, H, W, C)``; see :meth:`BiFormer.attention`."""
@@ -265,7 +282,7 @@ class BiLevelRoutingAttention(nn.Module):
         q = r.q.flatten(1, 2)[:, place][:, :, None]
         asked = index[:, place // length]
         region = place // length
-        k = self._gathered(r.k, index, weights)[:, region]
+        k = self._gathered(r.k, r, index, weights)[:, region]
         logits = (self.scale * at_least_float32(q) @ at_least_float32(k).transpose(2, 3))[:, :, 0]
         logits = logits.unflatten(0, (-1, self.heads)).unflatten(3, (-1, length))
         if r.inside is not None and self.border == "mask":

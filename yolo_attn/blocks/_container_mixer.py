@@ -54,7 +54,7 @@ class DenseAffinity(nn.Module):
 
     def forward(self, v: Tensor, beta: Tensor | None = None) -> Tensor:
         """``beta S v`` of ``(B, C, H, W)``."""
-        b, c, height, width = (int(side) for side in v.shape)
+        height, width = v.shape[2:]
         u = resample(v, *self.size).flatten(2)
         if beta is not None:
             u = u * beta.to(u.dtype)
@@ -64,8 +64,8 @@ class DenseAffinity(nn.Module):
             s = self.weight.view(self.heads, -1, u.shape[2])
             # Heads outside, images inside: one product a head, S is not repeated for each image.
             y = u.unflatten(1, (self.heads, -1)).transpose(0, 1).flatten(1, 2) @ s.transpose(1, 2)
-            y = y.unflatten(1, (b, -1)).transpose(0, 1)
-        return resample(y.reshape(b, c, *self.size), height, width)
+            y = y.unflatten(1, (-1, v.shape[1] // self.heads)).transpose(0, 1).flatten(1, 2)
+        return resample(y.unflatten(2, self.size), height, width)
 
     def rows(self, index: Tensor, height: int, width: int) -> Tensor:
         """Rows `index` ``(Q,)`` of S (``U S D``), mean of the heads: ``(Q, H, W)``."""

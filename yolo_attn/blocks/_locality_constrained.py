@@ -92,9 +92,8 @@ class LocalityConstrained(nn.Module):
         """The asked map with a border of zeros, on the grid that is coarser by whole numbers."""
         grid = []
         for fine, coarse in zip(low.shape[2:], high.shape[2:]):
-            fine, coarse = int(fine), int(coarse)
-            ratio = max((2 * fine + coarse) // (2 * coarse), 1)
-            grid.append(-(-fine // ratio))
+            ratio = max((2 * int(fine) + int(coarse)) // (2 * int(coarse)), 1)
+            grid.append((fine + ratio - 1) // ratio)
         if tuple(high.shape[2:]) != tuple(grid):
             high = F.interpolate(high, size=grid, mode="nearest")
         before, after = self.kernel_size // 2, (self.kernel_size - 1) // 2

@@ -59,8 +59,9 @@ class BiFormer(nn.Module):
     code); ``zero`` takes regions of ``floor(H/S)``, as many as needed, and lets positions outside
     take part with zero keys and values (second code).
 
-    An exported file takes images of the size that it was exported at: the cut into regions is fixed
-    by it (ONNX with dynamic axes stops with an error at other sizes).
+    ONNX with dynamic axes takes images of any size, if the traced map and the others have more than
+    `topk` regions; with pooled keys, only sizes whose regions have the same sides; in `zero` mode,
+    none whose map is smaller than S x S. It stops with an error at others.
 
     Args:
         channels: C of the input ``(B, C, H, W)``.

@@ -66,9 +66,7 @@ class FPTGround(nn.Module):
 
     No N x M matrix is kept: the softmax modes use fused attention, the dot product is associated as
     ``(W v k^T / M) q``, concatenation is summed by sorting (:mod:`yolo_attn.ops.relu_affinity`).
-    Biases that a softmax or the BN cancels, or that others hold, are left out. An exported file
-    takes images of the size that it was exported at (ONNX with dynamic axes stops with an error at
-    other sizes).
+    Biases that a softmax or the BN cancels, or that others hold, are left out.
 
     Args:
         channels: ``[C of low, C of high]``; equal ones in gaussian mode.

@@ -192,7 +192,8 @@ class NonLocal(nn.Module):
         """``a_i = u . theta_i (B, N)`` and ``b_j = v . phi_j (B, M)`` where ``w_f = [u, v]``."""
         u, v = self.w_f.chunk(2)
         if self.sub_sample == "after":
-            b = tokens(self._pool(self.phi(source))) @ v
+            # Vector first: ONNX Runtime (1.31) multiplies transposed maps by a vector wrongly.
+            b = v @ self._pool(self.phi(source)).flatten(2)
         else:
             b = _projected(self.phi, v, source)
         return _projected(self.theta, u, x), b

@@ -24,19 +24,22 @@ def linear_matrix(length: int, count: int, like: Tensor) -> Tensor:
         ``(count, length)``; every row sums to 1. The unit matrix where both numbers are equal.
     """
     dtype = torch.promote_types(like.dtype, torch.float32)
-    ratio = length / count
+    # A tensor, since exporters follow sizes as such.
+    ratio = torch.ones((), device=like.device, dtype=dtype) * (length / count)
     old = torch.arange(length, device=like.device, dtype=dtype)
     # Centres of the new positions, counted in old ones.
     new = (torch.arange(count, device=like.device, dtype=dtype)[:, None] + 0.5) * ratio - 0.5
-    weights = (1 - (old - new).abs() / max(ratio, 1.0)).clamp(min=0)
+    weights = (1 - (old - new).abs() / ratio.clamp(min=1)).clamp(min=0)
     return (weights / weights.sum(1, keepdim=True)).to(like.dtype)
 
 
 def resample(x: Tensor, height: int, width: int) -> Tensor:
     """``(..., H, W) -> (..., height, width)``; `x` itself where the size stays."""
-    old_height, old_width = int(x.shape[-2]), int(x.shape[-1])
-    if old_width != width:
+    old_height, old_width = x.shape[-2:]
+    # A file with dynamic axes gets maps of other sizes, whatever the traced one has.
+    always = torch.onnx.is_in_onnx_export()
+    if always or old_width != width:
         x = x @ linear_matrix(old_width, width, x).t()
-    if old_height != height:
+    if always or old_height != height:
         x = linear_matrix(old_height, height, x) @ x
     return x

@@ -40,17 +40,18 @@ def local_attention(
     dtype = torch.promote_types(v.dtype, torch.float32)
     rel = q.new_zeros(q.shape[1], size**2) if rel is None else rel
     mix = q.new_ones(1, size**2) if mix is None else mix
-    height, width = int(q.shape[2]), int(q.shape[3])
+    height, width = q.shape[2:]
+    # Only these are constants of an exported file: levels of a pyramid keep their ratio.
+    s, t = (-(-int(n) // (int(m) - size + 1)) for n, m in zip((height, width), k.shape[2:]))
     with without_autocast(v):
-        h, w = int(k.shape[2]) - size + 1, int(k.shape[3]) - size + 1
-        blocks = _to_blocks(q.to(dtype), h, w)
+        blocks = _to_blocks(q.to(dtype), s, t)
         args: tuple[Any, ...] = (blocks, *(t.to(dtype) for t in (k, v, rel, mix)), size)
         if torch.jit.is_tracing() or torch.compiler.is_exporting():
             # Exporters see plain operations only.
             y = _plain(*args)
         else:
             y = _LocalAttention.apply(*args)
-        return _from_blocks(y, height, width).to(v.dtype)
+        return _from_blocks(y, s, t)[:, :, :height, :width].to(v.dtype)
 
 
 def local_rows(
@@ -81,33 +82,30 @@ def local_rows(
     return out
 
 
-def _to_blocks(q: Tensor, h: int, w: int) -> Tensor:
+def _to_blocks(q: Tensor, s: int, t: int) -> Tensor:
     """``(B, C, H, W) -> (s t, B, C, h, w)``, zeros where the blocks reach over the border.
 
     The place in the block is the first dimension: what all of a block share is then repeated in
     long rows, not in runs of t.
     """
-    height, width = int(q.shape[2]), int(q.shape[3])
-    s, t = -(-height // h), -(-width // w)
-    q = F.pad(q, (0, w * t - width, 0, h * s - height)) if (h * s, w * t) != (height, width) else q
-    blocks = q.reshape(*q.shape[:2], h, s, w, t).permute(3, 5, 0, 1, 2, 4)
+    height, width = q.shape[2:]
+    missing = (0, (t - width % t) % t, 0, (s - height % s) % s)
+    q = F.pad(q, missing) if any(missing) else q
+    blocks = q.unflatten(3, (-1, t)).unflatten(2, (-1, s)).permute(3, 5, 0, 1, 2, 4)
     return blocks.flatten(0, 1).contiguous()
 
 
-def _from_blocks(y: Tensor, height: int, width: int) -> Tensor:
-    """Undo :func:`_to_blocks`."""
-    h, w = int(y.shape[3]), int(y.shape[4])
-    s, t = -(-height // h), -(-width // w)
-    y = y.unflatten(0, (s, t)).permute(2, 3, 4, 0, 5, 1)
-    return y.reshape(*y.shape[:2], h * s, w * t)[:, :, :height, :width]
+def _from_blocks(y: Tensor, s: int, t: int) -> Tensor:
+    """Undo :func:`_to_blocks`, but for what it added."""
+    return y.unflatten(0, (s, t)).permute(2, 3, 4, 0, 5, 1).flatten(4, 5).flatten(2, 3)
 
 
-def _windows(x: Tensor, like: Tensor, size: int) -> Iterator[Tensor]:
+def _windows(x: Tensor, size: int) -> Iterator[Tensor]:
     """Views ``(..., h, w)`` of a bordered map, one an offset."""
-    h, w = int(like.shape[3]), int(like.shape[4])
-    for u in range(size):
-        for v in range(size):
-            yield x[..., u : u + h, v : v + w]
+    ends = [u - size + 1 or None for u in range(size)]
+    for u, bottom in enumerate(ends):
+        for v, right in enumerate(ends):
+            yield x[..., u:bottom, v:right]
 
 
 def _mixed(values: Tensor, mix: Tensor, o: int) -> Tensor:
@@ -116,8 +114,8 @@ def _mixed(values: Tensor, mix: Tensor, o: int) -> Tensor:
 
 
 def _plain(q: Tensor, k: Tensor, v: Tensor, rel: Tensor, mix: Tensor, size: int) -> Tensor:
-    keys = [x + rel[:, o, None, None] for o, x in enumerate(_windows(k, q, size))]
-    values = [_mixed(x, mix, o) for o, x in enumerate(_windows(v, q, size))]
+    keys = [x + rel[:, o, None, None] for o, x in enumerate(_windows(k, size))]
+    values = [_mixed(x, mix, o) for o, x in enumerate(_windows(v, size))]
     weights = torch.stack([q * x for x in keys]).softmax(0)
     products = (p * x for p, x in zip(weights.unbind(0), values))
     return sum(products)  # type: ignore[return-value]  # a window has a position
@@ -128,14 +126,14 @@ class _LocalAttention(torch.autograd.Function):
     def forward(
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, rel: Tensor, mix: Tensor, size: int
     ) -> Tensor:
-        keys = (x + rel[:, o, None, None] for o, x in enumerate(_windows(k, q, size)))
+        keys = (x + rel[:, o, None, None] for o, x in enumerate(_windows(k, size)))
         high = low = next(keys)
         for key in keys:
             high, low = torch.maximum(high, key), torch.minimum(low, key)
         # The largest logit is the query times the largest or the smallest key of the window.
         shift = torch.maximum(q * high, q * low).neg_()
         total, out = torch.zeros_like(q), torch.zeros_like(q)
-        for o, (window, values) in enumerate(zip(_windows(k, q, size), _windows(v, q, size))):
+        for o, (window, values) in enumerate(zip(_windows(k, size), _windows(v, size))):
             p = torch.addcmul(shift, q, window + rel[:, o, None, None]).exp_()
             total.add_(p)
             out.addcmul_(p, _mixed(values, mix, o))
@@ -154,7 +152,7 @@ class _LocalAttention(torch.autograd.Function):
             dot = (grad * out).neg_()
             grad_q, grad_k, grad_v = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
             grad_rel, grad_mix = torch.zeros_like(rel), torch.zeros_like(mix)
-            windows = zip(*(_windows(t, q, size) for t in (k, v, grad_k, grad_v)))
+            windows = zip(*(_windows(t, size) for t in (k, v, grad_k, grad_v)))
             for o, (window, values, into_k, into_v) in enumerate(windows):
                 key = window + rel[:, o, None, None]
                 p = torch.addcmul(shift, q, key).exp_()

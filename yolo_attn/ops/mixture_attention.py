@@ -76,7 +76,7 @@ def squared_distance(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         centre = k.mean(-2, keepdim=True)
         q, k = q - centre, k - centre
         pad = (0, -(q.shape[-1] + 1) % 8)
-        q = torch.cat([2 * q, torch.full_like(q[..., :1], 2.0)], dim=-1)
+        q = F.pad(2 * q, (0, 1), value=2.0)
         k = torch.cat([k, -0.5 * (k * k).sum(-1, keepdim=True)], dim=-1)
         return F.pad(q, pad), F.pad(k, pad)
 

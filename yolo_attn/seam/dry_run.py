@@ -112,6 +112,13 @@ def run(
                     f"{where.of_layer(layer.i)}: {name} does not fit what it reads from {layer.f} "
                     f"({one_line(error)})"
                 ) from error
+            for part in x if isinstance(x, (list, tuple)) else [x]:
+                # On the meta device that passes; in the real model convolutions refuse it.
+                if isinstance(part, torch.Tensor) and not part.numel():
+                    raise YoloAttnError(
+                        f"{where.of_layer(layer.i)}: gives an empty map {tuple(part.shape)} for an "
+                        f"image of {side} x {side} (accepted: at least one channel and position)"
+                    )
             outputs.append(x)
     return model, outputs
 

@@ -152,6 +152,7 @@ def _check_provenance(d: dict[str, Any], where: Location) -> None:
         and _are_ints(provenance.get("rows"))
         and len(provenance["rows"]) == count
         and _are_ints(provenance.get("replaced") or [])
+        and isinstance(provenance.get("labels") or [], (list, tuple))
         and all(
             isinstance(label, (list, tuple)) and len(label) == 2 and _are_ints(label[:1])
             for label in provenance.get("labels") or []
