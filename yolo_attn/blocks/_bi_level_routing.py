@@ -65,7 +65,7 @@ class Regions(NamedTuple):
 
     @property
     def number(self) -> int:
-        """R; a cut tensor's own sizes become constants in files with dynamic axes, this does not."""
+        """R; unlike the sizes of a cut tensor no constant of files with dynamic axes."""
         return self.rows[0] * self.columns[0]
 
 
