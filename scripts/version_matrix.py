@@ -1,4 +1,4 @@
-"""Run the seam's tests against several releases of Ultralytics and write docs/compatibility.md.
+"""Run tests against several releases of Ultralytics and write docs/compatibility.md.
 
 Each release is installed with ``pip install --target --no-deps`` beside the torch of this
 environment and put in front on PYTHONPATH. Releases before 8.3.2xx import tqdm, pandas and seaborn,
@@ -22,6 +22,8 @@ REPO = Path(__file__).resolve().parents[1]
 VERSIONS = ["8.3.0", "8.3.100", "8.3.253", "8.4.0", "8.4.60", "8.4.120", "8.4.150"]
 OLD_NEEDS = ["tqdm", "pandas", "seaborn", "psutil", "py-cpuinfo", "scipy"]
 HOOK = "active_without or late or disabled or users or one_line"
+BLOCKS = "ultralytics_does or copies_equal or meta_device or batch_of_one or refused"
+ZOO = "smallest_scale or later_families or short_name or built_model"
 TRAIN = "val_and_predict or restricted or disabled or resumes or together"
 SUITES = {
     "hook and errors": ["tests/test_activation.py", "tests/test_errors.py", "-k", HOOK],
@@ -29,6 +31,12 @@ SUITES = {
     "parser": ["tests/test_seam_parser.py"],
     "overlays": ["tests/test_seam_overlay.py"],
     "GFLOPs": ["tests/test_seam_flops.py"],
+    "blocks": ["tests/test_blocks.py", "-k", BLOCKS],
+    "zoo": ["tests/test_zoo.py", "-k", ZOO],
+    "transfer": ["tests/test_weights.py"],
+    "evaluation": ["tests/test_evaluation_checkpoint.py", "tests/test_seam_size_metrics.py"],
+    "study files": ["tests/test_ablation_study.py"],
+    "a study": ["tests/test_ablation_run.py", "-m", "slow", "-k", "leaves_a_table"],
     "train, val, predict, resume, DDP": ["tests/test_train.py", "-k", TRAIN],
 }
 

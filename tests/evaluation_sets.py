@@ -65,7 +65,8 @@ def write_model(folder: Path, *, block: bool = True) -> str:
         head.cv2[0][-1].bias.copy_(-(torch.arange(16) - 2.0).abs().repeat(4))
         for conv in (head.cv2[0][-1], head.cv3[0][-1]):
             conv.weight.normal_(0, 0.3)
-    model.save(str(folder / "model.pt"))
+    # `model.save` of Ultralytics 8.3.0 needs a model that came from a checkpoint.
+    torch.save({"model": model.model}, folder / "model.pt")
     return str(folder / "model.pt")
 
 

@@ -86,7 +86,10 @@ def test_a_study_leaves_a_table_records_and_the_models_of_bare_yolo(cwd: Path) -
     assert {r["arm"] for r in rows} == set(ARMS) and all(r["trials"] == "2" for r in rows)
     record = trials(folder)[f"{ARMS[1]}/1"].record
     assert record["epochs"] == 2 and record["versions"]["ultralytics"]
-    assert record["peak_memory"] > 1e8 and record["epoch_seconds"] > 0
+    assert record["peak_memory"] > 1e8
+    # Ultralytics 8.3.0 writes no times.
+    timed = "time" in (folder / ARMS[1] / "1" / "results.csv").read_text().split("\n")[0]
+    assert record["epoch_seconds"] > 0 if timed else record["epoch_seconds"] is None
     for t in trials(folder).values():
         with np.load(t.path / "predictions.npz") as arrays:
             assert len(arrays["paths"]) == 6 and len(arrays["det_boxes"])

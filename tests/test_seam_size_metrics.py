@@ -67,7 +67,7 @@ def test_who_gets_the_columns(place, monkeypatch, model, data, switch, there) ->
     validator, values = validated(place, model, data)
     assert (values is not None) == there
     if there:
-        assert list(values) == list(COLUMNS) and values["metrics/mAP_small(B)"] > 0
+        assert list(values) == list(COLUMNS) and values["metrics/mAP_COCO(B)"] > 0
 
 
 def test_a_sidecar_of_somebody_else_changes_nothing(place, tmp_path) -> None:

@@ -205,48 +205,79 @@ def test_every_task_trains_with_a_block(block: str, task: str) -> None:
         model.eval()(torch.rand(1, 3, SIDE, SIDE))
 
 
+@pytest.fixture
+def fresh_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The common cache may hold what an interrupted run has left.
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
+    torch._dynamo.reset()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("block", FAMILIES)
-def test_compiled_training_step(
-    block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # The common cache may hold what an interrupted run has left.
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+def test_compiled_training_step(block: str, fresh_compiler: None) -> None:
+    """As the trainer does with compile=True: the forward pass is compiled, the loss is not."""
     model = small_model(block)
-    labels = batch()
-    torch._dynamo.reset()
-    compiled = torch.compile(copy.deepcopy(model), dynamic=False)
-    with torch.no_grad():
-        expected, got = model.predict(labels["img"]), compiled(labels["img"])
-    for a, b in zip(_maps(expected), _maps(got)):
-        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
-    step(compiled, labels)
-
-
-def _maps(output: object) -> list[Tensor]:
-    if isinstance(output, Tensor):
-        return [output]
-    parts = output.values() if isinstance(output, dict) else output
-    return [t for part in parts for t in _maps(part)]  # type: ignore[union-attr]
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    labels, results = batch(), []
+    for compiled in (False, True):
+        core = copy.deepcopy(model)
+        forward = torch.compile(core, dynamic=False) if compiled else core
+        loss = core.loss(labels, forward(labels["img"]))[0].sum()
+        loss.backward()
+        results.append([loss, *(p.grad for p in core.model[3].parameters() if p.grad is not None)])
+    for eager, got in zip(*results):
+        torch.testing.assert_close(
+            got, eager, rtol=1e-3, atol=1e-3 * eager.detach().abs().max().item()
+        )
 
 
 @pytest.mark.slow
-def test_trainer_switches_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """rect, multi_scale, batch 1, deterministic: the trainer itself, no warning that names us."""
-    import cv2
-    import numpy as np
+@pytest.mark.skipif(not hasattr(DEFAULT_CFG, "compile"), reason="this Ultralytics has no compile")
+@pytest.mark.parametrize("base", ["yolov5n", "yolov7-tiny", "yolov8n", "yolov9t"])
+def test_training_with_compile(
+    base: str, fresh_compiler: None, small_set: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from ultralytics import YOLO
 
-    monkeypatch.chdir(tmp_path)
+    seen = []
+    monkeypatch.chdir(small_set)
+    model = YOLO(f"{base}-nonlocal.yaml")
+    model.add_callback("on_train_batch_end", lambda trainer: seen.append(trainer))
+    model.train(
+        data="data.yaml", epochs=1, imgsz=64, batch=2, workers=0, device="cpu", val=False,
+        plots=False, compile=True,
+    )  # fmt: skip
+    assert hasattr(seen[0].model, "_orig_mod"), "the trainer did not compile"
+    assert torch.isfinite(seen[-1].loss)
+
+
+@pytest.fixture
+def small_set(tmp_path: Path) -> Path:
+    """Four images of different shapes with one object each."""
+    import cv2
+    import numpy as np
+
     (tmp_path / "data/images").mkdir(parents=True)
     (tmp_path / "data/labels").mkdir()
     rng = np.random.default_rng(0)
     for i, size in enumerate([(64, 96), (96, 64), (64, 64), (48, 96)]):
-        cv2.imwrite(f"data/images/{i}.jpg", rng.integers(0, 255, (*size, 3), dtype=np.uint8))
-        Path(f"data/labels/{i}.txt").write_text("0 0.5 0.5 0.4 0.4\n")
-    Path("data.yaml").write_text(
+        pixels = rng.integers(0, 255, (*size, 3), dtype=np.uint8)
+        cv2.imwrite(str(tmp_path / f"data/images/{i}.jpg"), pixels)
+        (tmp_path / f"data/labels/{i}.txt").write_text("0 0.5 0.5 0.4 0.4\n")
+    (tmp_path / "data.yaml").write_text(
         f"path: {tmp_path / 'data'}\ntrain: images\nval: images\nnames: {{0: a}}\n"
     )
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_trainer_switches_together(small_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """rect, multi_scale, batch 1, deterministic: the trainer itself, no warning that names us."""
+    from ultralytics import YOLO
+
+    monkeypatch.chdir(small_set)
     Path("yolov8n-mine.yaml").write_text("base: yolov8.yaml\ninsert: [[P5, 1, BiFormer, []]]\n")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
