@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import torch
 
 from yolo_attn.explain import hooks
@@ -25,3 +28,18 @@ def looking_model() -> hooks.Subject:
     torch.manual_seed(0)
     d = {"nc": 1, "backbone": backbone, "head": [[[6, 7], 1, "Detect", [1]]]}
     return hooks.subject(DetectionModel(d, ch=3, verbose=False), "small.yaml")
+
+
+def image_of(width: int, height: int) -> np.ndarray:
+    rng = np.random.default_rng(width * height)
+    return rng.integers(0, 255, (height, width, 3), dtype=np.uint8)
+
+
+def image_folder(folder: Path) -> Path:
+    """Two images of different shapes."""
+    import cv2
+
+    folder.mkdir()
+    for i, (width, height) in enumerate([(120, 90), (64, 100)]):
+        cv2.imwrite(str(folder / f"{i}.png"), image_of(width, height))
+    return folder

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from yolo_attn.blocks._common import query_index
 from yolo_attn.ops.attention import attend, attention_rows
+from yolo_attn.ops.elementwise import add_product
 from yolo_attn.ops.linear_resample import linear_matrix, resample
 
 
@@ -132,7 +133,7 @@ class Mixer(nn.Module):
         if self.static is None:
             return self.out(y if alpha is None else alpha.to(y.dtype) * y)
         s = self.static(v, beta)
-        return self.out(s + y if alpha is None else torch.addcmul(s, alpha.to(y.dtype), y))
+        return self.out(s + y if alpha is None else add_product(s, alpha.to(y.dtype), y))
 
     def rows(self, x: Tensor, queries: Tensor) -> Tensor:
         """Rows of ``alpha A + beta S`` for `queries` ``(Q, 2)``, mean of the heads or channels."""

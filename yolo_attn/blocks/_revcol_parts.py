@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from yolo_attn.blocks._common import module_list
+from yolo_attn.ops.elementwise import add_product
 
 PAPER = (
     "Cai, Zhou, Han, Sun, Kong, Li, Zhang: Reversible Column Networks, ICLR 2023, arXiv 2212.11696"
@@ -59,7 +60,7 @@ class ConvNeXtBlock(nn.Module):
         if scale is not None:
             gamma = gamma * scale[:, None, None, None]
         # One pass for the product and the sum; under autocast the sum stays in float32.
-        return torch.addcmul(x, u.to(x.dtype), gamma.to(x.dtype))
+        return add_product(x, u.to(x.dtype), gamma.to(x.dtype))
 
 
 class Downsample(nn.Sequential):

@@ -18,6 +18,7 @@ from yolo_attn.blocks._common import (
 )
 from yolo_attn.blocks._conv_norm import ConvNorm
 from yolo_attn.ops.criss_cross import criss_cross, criss_cross_weights
+from yolo_attn.ops.elementwise import add_product
 from yolo_attn.registry import register
 
 
@@ -76,7 +77,7 @@ class CrissCross(nn.Module):
 
     def _cross(self, x: Tensor) -> Tensor:
         o = criss_cross(self.query(x), self.key(x), self.value(x))
-        return torch.addcmul(x, self.gamma.to(o.dtype), o)
+        return add_product(x, self.gamma.to(o.dtype), o)
 
     def attention(self, x: Tensor, queries: Tensor) -> Tensor:
         """Where given positions look, through all passes: the rows of ``A_R ... A_1``.

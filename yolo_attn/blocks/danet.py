@@ -22,6 +22,7 @@ from yolo_attn.blocks._common import (
 )
 from yolo_attn.blocks._conv_norm import ConvNorm
 from yolo_attn.ops.attention import attend, attention_rows
+from yolo_attn.ops.elementwise import add_product
 from yolo_attn.ops.gram_attention import add_gram_attention, gram_weights
 from yolo_attn.registry import register
 
@@ -71,7 +72,7 @@ class PositionAttention(nn.Module):
         """``(B, C, H, W) -> (B, C, H, W)``."""
         q, k, v = (tokens(conv(x)) for conv in (self.query, self.key, self.value))
         o = untokens(attend(q, k, v), like=x)
-        return torch.addcmul(x, self.gamma.to(o.dtype), o)
+        return add_product(x, self.gamma.to(o.dtype), o)
 
     def attention(self, x: Tensor, queries: Tensor) -> Tensor:
         """Where given positions look.

@@ -87,7 +87,7 @@ class EMAU(nn.Module):
         if self.training and self.momentum < 1:
             with torch.no_grad():
                 self.bases.lerp_(mu.mean(0).to(self.bases.dtype), 1 - self.momentum)
-        r = (mu.to(x.dtype) @ z.to(x.dtype)).relu().view_as(x)
+        r = (mu.to(x.dtype) @ z.to(x.dtype)).relu().reshape(x.shape)
         return F.relu(self.norm(self.out(r)) + x)
 
     @torch.no_grad()

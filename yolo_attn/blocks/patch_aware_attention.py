@@ -116,8 +116,8 @@ class LocalGlobalAttention(nn.Module):
         # The floor of the norms, 1e-12, is 0 in float16.
         with without_autocast(z):
             prompt = F.normalize(self.prompt.to(z.dtype), dim=0, eps=1e-12)
-            s = (F.normalize(z, dim=2, eps=1e-12) @ prompt).clamp(0, 1)
-            z = z * s[..., None]
+            # A column: MNN's converter does not take a matrix times a vector.
+            z = z * (F.normalize(z, dim=2, eps=1e-12) @ prompt[:, None]).clamp(0, 1)
         return z.to(dtype) @ self.top_down.to(dtype)
 
     def _vectors(self, t: Tensor) -> Tensor:

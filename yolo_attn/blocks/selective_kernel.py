@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -22,6 +21,7 @@ from yolo_attn.blocks._common import (
     reduced_channels,
 )
 from yolo_attn.errors import YoloAttnError
+from yolo_attn.ops.elementwise import add_product
 from yolo_attn.registry import register
 
 
@@ -113,7 +113,7 @@ class SK(nn.Module):
         weights = self.select(maps).unbind(1)
         v = maps[0] * weights[0]
         for u, a in zip(maps[1:], weights[1:]):
-            v = torch.addcmul(v, u, a)
+            v = add_product(v, u, a)
         return v
 
     def branch_weights(self, x: Tensor) -> Tensor:
