@@ -2,7 +2,8 @@
 
 Each release is installed with ``pip install --target --no-deps`` beside the torch of this
 environment and put in front on PYTHONPATH. Releases before 8.3.2xx import tqdm, pandas and seaborn,
-which newer ones do not bring along.
+which newer ones do not bring along. Suites that are done are kept in a JSON file, so that the run
+can be stopped and continued.
 
 Example: python scripts/version_matrix.py --jobs 2
 """
@@ -10,6 +11,7 @@ Example: python scripts/version_matrix.py --jobs 2
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import subprocess
@@ -17,6 +19,7 @@ import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 
 REPO = Path(__file__).resolve().parents[1]
 VERSIONS = ["8.3.0", "8.3.100", "8.3.253", "8.4.0", "8.4.60", "8.4.120", "8.4.150"]
@@ -92,6 +95,7 @@ def main() -> None:
         "--folder", type=Path, default=Path(tempfile.gettempdir()) / "yolo-attn-versions"
     )
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--cells", type=Path, help="what is done (default: cells.json in --folder)")
     parser.add_argument("--out", type=Path, default=REPO / "docs" / "compatibility.md")
     args = parser.parse_args()
 
@@ -103,13 +107,21 @@ def main() -> None:
     targets: dict[str, Path | None] = {v: install(v, args.folder) for v in args.versions}
     targets[ultralytics.__version__] = None
 
+    kept: Path = args.cells or args.folder / "cells.json"
+    cells: dict[str, str] = json.loads(kept.read_text()) if kept.exists() else {}
+    lock = Lock()
+
     def row(version: str) -> str:
-        cells = []
         for name, files in SUITES.items():
-            log = args.folder / f"{version}-{re.sub(r'[^a-z]+', '-', name.lower())}.log"
-            cells.append(run_suite(targets[version], files, log))
-            print(f"{version}: {name}: {cells[-1]}", flush=True)
-        return f"| {version} | " + " | ".join(cells) + " |"
+            key = f"{version}: {name}"
+            if key not in cells:
+                log = args.folder / f"{version}-{re.sub(r'[^a-z]+', '-', name.lower())}.log"
+                found = run_suite(targets[version], files, log)
+                with lock:
+                    cells[key] = found
+                    kept.write_text(json.dumps(cells, indent=1))
+                print(f"{key}: {found}", flush=True)
+        return f"| {version} | " + " | ".join(cells[f"{version}: {n}"] for n in SUITES) + " |"
 
     old = [v for v, target in targets.items() if target is not None and needs_trapz(target)]
     notes = []

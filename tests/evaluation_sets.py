@@ -53,18 +53,20 @@ def write_model(folder: Path, *, block: bool = True) -> str:
         "nc": len(CLASSES),
         "scales": {"n": [0.33, 0.125, 256]},
         "backbone": [[-1, 1, "Conv", [channels, 3, 2]] for channels in (64, 128, 128)],
-        "head": [middle, [[3], 1, "Detect", ["nc"]]],
+        # Two levels: the loss of Ultralytics 8.4.0 needs the second one's stride.
+        "head": [middle, [-1, 1, "Conv", [128, 3, 2]], [[3, 4], 1, "Detect", ["nc"]]],
     }
     (folder / "yolov8n-small.yaml").write_text(yaml.safe_dump(config))
     model = YOLO(str(folder / "yolov8n-small.yaml"))
     model.model.names = dict(enumerate(CLASSES))
     head = model.model.model[-1]
     with torch.no_grad():
-        head.cv3[0][-1].bias.fill_(-2.0)
-        # Boxes of about two strides to each side, as wide as the objects.
-        head.cv2[0][-1].bias.copy_(-(torch.arange(16) - 2.0).abs().repeat(4))
-        for conv in (head.cv2[0][-1], head.cv3[0][-1]):
-            conv.weight.normal_(0, 0.3)
+        for boxes, classes in zip(head.cv2, head.cv3):
+            classes[-1].bias.fill_(-2.0)
+            # Boxes of about two strides to each side, as wide as the objects.
+            boxes[-1].bias.copy_(-(torch.arange(16) - 2.0).abs().repeat(4))
+            for conv in (boxes[-1], classes[-1]):
+                conv.weight.normal_(0, 0.3)
     # `model.save` of Ultralytics 8.3.0 needs a model that came from a checkpoint.
     torch.save({"model": model.model}, folder / "model.pt")
     return str(folder / "model.pt")
