@@ -140,7 +140,10 @@ def main() -> None:
         f"Written by `python scripts/version_matrix.py` with torch {torch.__version__}, Python "
         f"{python}, on a CPU.",
         "A cell is tests passed of tests run. Skipped: ways to break `parse_model` that this "
-        "release spells differently.",
+        "release spells differently, and model families that it does not have yet.",
+        "",
+        "`bash .ci/weekly` runs this against the newest releases of Ultralytics and torch, too "
+        "([contributing](../CONTRIBUTING.md)).",
         *notes,
         "",
         "| Ultralytics | " + " | ".join(SUITES) + " |",
@@ -151,6 +154,13 @@ def main() -> None:
     args.out.parent.mkdir(exist_ok=True)
     args.out.write_text("\n".join(lines), encoding="utf-8")
     print("\n".join(lines))
+    sys.exit(any(failed(text) for text in cells.values()))
+
+
+def failed(cell: str) -> bool:
+    """Whether a cell ``passed/run (n skipped)`` has a failure, or ran nothing at all."""
+    passed, run = cell.split(" ")[0].split("/")
+    return passed != run or run == "0"
 
 
 if __name__ == "__main__":
