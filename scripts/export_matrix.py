@@ -35,6 +35,7 @@ from yolo_attn.registry import block_info, list_blocks
 
 SIZES = [(256, 256), (192, 320)]
 SECONDS = 240
+ONE_SIZE = ("executorch", "litert")  # the first size alone: a conversion takes most of a minute
 BEST = 100  # boxes of each image that agreement looks at
 STOCK = "(no block)"
 # Column -> arguments of export, and the distributions whose versions matter.
@@ -51,7 +52,9 @@ FORMATS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
 HEADER = """\
 # Exports
 
-Printed by `python scripts/export_matrix.py` with {versions}, on a CPU ({machine}).
+Printed by `python scripts/export_matrix.py` with ultralytics {ultralytics}, on a CPU ({machine}), and
+
+{versions}
 
 YOLOv8n with one block, random weights and running statistics, is exported with `yolo export` and
 run through Ultralytics' own loader on two photographs of COCO at 256x256 and 192x320. A cell gives
@@ -59,7 +62,8 @@ the largest difference to eager mode over all outputs (boxes in pixels and score
 value where that is above 1) and, of eager mode's {best} best boxes of each image, the share that
 the export gives with the same class and an overlap (IoU) of at least 0.99. Static formats are
 exported once for each size; `onnx dynamic` once, traced with one image at 256x256, and run at both
-sizes with both images as a batch.
+sizes with both images as a batch; executorch and litert (their conversion takes most of a minute)
+at 256x256 alone. litert wants an older torch than the others and has an environment of its own.
 A model that is too large for a format, or an operation that it lacks, is named as the format says
 it. `P5` is after the backbone, `N3` before the head's first scale.
 
@@ -120,7 +124,7 @@ def measure(name: str, place: str, column: str, images: list[Path], folder: Path
     arguments = FORMATS[column][0]
     source = model_file(name, place, folder)
     worst, agreed, made = 0.0, [], None
-    for size in SIZES:
+    for size in SIZES[:1] if column in ONE_SIZE else SIZES:
         if made is None or not arguments.get("dynamic"):
             made = YOLO(str(source)).export(
                 imgsz=list(size), device="cpu", verbose=False, **arguments
@@ -194,11 +198,23 @@ def _version(distribution: str) -> str:
         return ""
 
 
+def _versions(column: str) -> str:
+    needed = dict.fromkeys(["torch", *FORMATS[column][1]])
+    return ", ".join(f"{d} {_version(d)}" for d in needed if _version(d))
+
+
 def page(cells: dict[str, str], columns: list[str]) -> str:
     """docs/export.md."""
-    needed = ["torch", "ultralytics", *(d for c in columns for d in FORMATS[c][1])]
-    versions = ", ".join(f"{d} {_version(d)}" for d in dict.fromkeys(needed) if _version(d))
-    lines = [HEADER.format(versions=versions, machine=platform.machine(), best=BEST)]
+    found = {column: cells.get(f"versions {column}", "not run") for column in columns}
+    versions = "\n".join(f"- {column}: {text}" for column, text in found.items())
+    lines = [
+        HEADER.format(
+            ultralytics=_version("ultralytics"),
+            versions=versions,
+            machine=platform.machine(),
+            best=BEST,
+        )
+    ]
     lines += ["| block | at | " + " | ".join(columns) + " |", "|---" * (len(columns) + 2) + "|"]
     for name, place in rows():
         found = [cells.get(f"{name} {place} {column}", "not run") for column in columns]
@@ -220,7 +236,9 @@ def main() -> None:
     parser.add_argument("--images", type=Path, required=True, help="folder; its first two count")
     parser.add_argument("--formats", default=",".join(FORMATS), help="columns, by commas")
     parser.add_argument("--blocks", default="", help="only these, by commas")
-    parser.add_argument("--cells", type=Path, default=Path("export-cells.json"))
+    parser.add_argument(
+        "--cells", type=Path, default=Path("export-cells.json"), help="what is done; is added to"
+    )
     parser.add_argument("--out", type=Path, default=Path("docs/export.md"))
     args = parser.parse_args()
     columns = [c.strip() for c in args.formats.split(",")]
@@ -239,9 +257,10 @@ def main() -> None:
             key = f"{name} {place} {column}"
             if key not in cells:
                 cells[key] = cell(name, place, column, images)
+                cells[f"versions {column}"] = _versions(column)
                 print(f"{key}: {cells[key]}", flush=True)
                 args.cells.write_text(json.dumps(cells, indent=1))
-                args.out.write_text(page(cells, list(FORMATS)), encoding="utf-8")
+    args.out.write_text(page(cells, list(FORMATS)), encoding="utf-8")
 
 
 if __name__ == "__main__":
