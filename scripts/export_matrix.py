@@ -52,7 +52,7 @@ FORMATS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
 HEADER = """\
 # Exports
 
-Printed by `python scripts/export_matrix.py` with ultralytics {ultralytics}, on a CPU ({machine}), and
+Printed by `python scripts/export_matrix.py` on a CPU ({machine}) with ultralytics {ultralytics} and
 
 {versions}
 
