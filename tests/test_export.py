@@ -57,3 +57,25 @@ def test_exports_equal_eager(
             error = np.abs(run(Path(made), image) - eager) / np.maximum(np.abs(eager), 1)
             print(f"{name} {place} {size} {kind}: {error.max():.1e}")
             assert error.max() <= 1e-4
+
+
+@pytest.mark.parametrize(("name", "place"), CASES)
+def test_half_precision_onnx_is_close(
+    name: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``yolo export format=onnx half=True`` on a CPU converts the numbers of the file."""
+    monkeypatch.chdir(tmp_path)
+    config = tmp_path / f"yolov8n-{name.lower()}.yaml"
+    write_config(block_info(name), place, config)
+    model = YOLO(str(config), verbose=False)
+    randomise(model.model)
+    torch.save({"model": model.model.eval()}, tmp_path / "random.pt")
+    image = torch.rand(1, 3, *SIZES[0], generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        eager = model.model(image)[0].numpy()
+    made = YOLO(str(tmp_path / "random.pt")).export(
+        format="onnx", imgsz=list(SIZES[0]), half=True, device="cpu", verbose=False
+    )
+    error = np.abs(run(Path(made), image) - eager) / np.maximum(np.abs(eager), 1)
+    print(f"{name} {place} half onnx: {error.max():.1e}")
+    assert error.max() <= 5e-2

@@ -340,6 +340,9 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) 
     # One width for all three, as in attend().
     d, e = q.shape[-1], v.shape[-1]
     q, k, v = (F.pad(t, (0, max(d, e) - t.shape[-1])) if d != e else t for t in (q, k, v))
+    if torch.onnx.is_in_onnx_export():
+        # Logits to add: files with a mask of booleans ask for NaNs, an operation that MNN lacks.
+        mask = torch.where(mask, 0.0, -torch.inf).to(q.dtype)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)[..., :e]
 
 

@@ -52,7 +52,12 @@ def criss_cross_weights(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
     dtype = torch.promote_types(q.dtype, torch.float32)
     columns, rows = _products(_lines(q.to(dtype)), _lines(k.to(dtype)))
     index = torch.arange(columns.shape[-1], device=q.device)
-    columns = columns.masked_fill(index[:, None] == index, -torch.inf)
+    diagonal = index[:, None] == index
+    if torch.jit.is_tracing() and not torch.onnx.is_in_onnx_export():
+        # NCNN fills no masks; exp(-1e30) is 0, too. (ONNX files may be halved: 0 times infinity.)
+        columns = columns - 1e30 * diagonal.to(dtype)
+    else:
+        columns = columns.masked_fill(diagonal, -torch.inf)
     both = torch.cat([columns.transpose(1, 2), rows], dim=3).softmax(3)
     height, width = columns.shape[-1], rows.shape[-1]
     return both[..., :height].transpose(1, 2), both[..., height : height + width]
