@@ -17,7 +17,6 @@ LONGEST = 420
 LONG = {
     "yolo_attn/ops/reversible.py": "one autograd function with the state that it restores",
     "tests/test_data_convert.py": "one converter's promises, format by format",
-    "tests/test_explain.py": "each picture's promise beside the others, on shared models",
 }
 # Which packages of ours each package may import (itself included in every case).
 MAY_IMPORT = {
