@@ -67,7 +67,8 @@ exported once for each size; `onnx dynamic` once, traced with one image at 256x2
 sizes with both images as a batch; executorch and litert (their conversion takes most of a minute)
 at 256x256 alone. litert wants an older torch than the others and has an environment of its own.
 A model that is too large for a format, or an operation that it lacks, is named as the format says
-it. `P5` is after the backbone, `N3` before the head's first scale.
+it; `not run`: the run was ended before that cell. `P5` is after the backbone, `N3` before the
+head's first scale.
 
 """
 
