@@ -12,7 +12,7 @@ import argparse
 import re
 from pathlib import Path
 
-from yolo_attn.ablation.results import Results, collect
+from yolo_attn.ablation.results import METRICS, Results, collect
 from yolo_attn.ablation.tables import Row, interval, number, rows_of
 
 REPO = Path(__file__).resolve().parents[1]
@@ -59,9 +59,13 @@ def main() -> None:
     parser.add_argument("--metrics", default="coco:AP,coco:AP_small", help="protocol:metric, ...")
     parser.add_argument("--readme", type=Path, default=REPO / "README.md")
     args = parser.parse_args()
+    known = {f"{protocol}:{metric}" for protocol, names in METRICS.items() for metric in names}
+    metrics = args.metrics.split(",")
+    if unknown := [m for m in metrics if m not in known]:
+        parser.error(f"--metrics {unknown[0]!r} (accepted: {', '.join(sorted(known))})")
     table = ["| " + " | ".join(HEAD) + " |", "|" + "---|" * len(HEAD)]
     for folder in args.studies:
-        table += lines(collect(folder), args.metrics.split(","))
+        table += lines(collect(folder), metrics)
     text = args.readme.read_text(encoding="utf-8")
     written, count = SECTION.subn(lambda found: found[1] + "\n".join(table) + "\n" + found[2], text)
     if count != 1:

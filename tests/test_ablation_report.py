@@ -13,6 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from tests.ablation_study import finished_study
+from tests.processes import python
 from yolo_attn.ablation.figures import figures_of, pareto
 from yolo_attn.ablation.report import write_report
 from yolo_attn.ablation.store import FAILED, STUDY, TrialFolder, write_json
@@ -103,3 +104,18 @@ def test_records_without_the_protocol_name_the_way_out(made: Path, tmp_path: Pat
     write_json(folder / STUDY, stored)
     with pytest.raises(YoloAttnError, match="without protocol coco-500; .*--force"):
         write_report(folder)
+
+
+def test_the_results_of_the_readme_are_those_of_the_study(made: Path, tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text("before\n<!-- results: how -->\nold\n<!-- end -->\nafter\n")
+    script = Path(__file__).resolve().parents[1] / "scripts" / "readme_results.py"
+    python(str(script), str(made), "--readme", str(readme), "--metrics", "coco:AP")
+    text = readme.read_text()
+    assert text.startswith("before\n<!-- results: how -->\n|") and text.endswith("end -->\nafter\n")
+    rows = [[c.strip() for c in line.split("|")] for line in text.splitlines() if "beside" in line]
+    found = {c.arm: c for p, c in write_report(made).comparisons if (p, c.metric) == ("coco", "AP")}
+    assert len(rows) == len(found) == 2 and "old" not in text
+    for row in rows:
+        c = found[row[2].split()[0]]
+        assert row[7] == f"{c.difference:+.2f}" and row[9] == f"**{c.verdict}**"

@@ -34,24 +34,37 @@ def run(path: Path, image: torch.Tensor) -> np.ndarray:
         return torch.jit.load(str(path))(image).numpy()
 
 
+def save_model(name: str, place: str, folder: Path) -> Path:
+    """A checkpoint of YOLOv8n with the block and random weights."""
+    config = folder / f"yolov8n-{name.lower()}.yaml"
+    write_config(block_info(name), place, config)
+    model = YOLO(str(config), verbose=False)
+    assert any(type(m).__name__ == name for m in model.model.modules())
+    randomise(model.model)
+    torch.save({"model": model.model.eval()}, folder / "random.pt")
+    return folder / "random.pt"
+
+
+def eager_output(checkpoint: Path, image: torch.Tensor) -> np.ndarray:
+    with torch.no_grad():
+        return YOLO(str(checkpoint)).model.eval()(image)[0].numpy()
+
+
+def random_image(size: tuple[int, int]) -> torch.Tensor:
+    return torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(1))
+
+
 @pytest.mark.parametrize(("name", "place"), CASES)
 def test_exports_equal_eager(
     name: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    config = tmp_path / f"yolov8n-{name.lower()}.yaml"
-    write_config(block_info(name), place, config)
-    model = YOLO(str(config), verbose=False)
-    assert any(type(m).__name__ == name for m in model.model.modules())
-    randomise(model.model)
-    model.model.eval()
-    torch.save({"model": model.model}, tmp_path / "random.pt")
+    checkpoint = save_model(name, place, tmp_path)
     for size in SIZES:
-        image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(1))
-        with torch.no_grad():
-            eager = YOLO(str(tmp_path / "random.pt")).model.eval()(image)[0].numpy()
+        image = random_image(size)
+        eager = eager_output(checkpoint, image)
         for kind in ("torchscript", "onnx"):
-            made = YOLO(str(tmp_path / "random.pt")).export(
+            made = YOLO(str(checkpoint)).export(
                 format=kind, imgsz=list(size), device="cpu", verbose=False
             )
             error = np.abs(run(Path(made), image) - eager) / np.maximum(np.abs(eager), 1)
@@ -65,17 +78,12 @@ def test_half_precision_onnx_is_close(
 ) -> None:
     """``yolo export format=onnx half=True`` on a CPU converts the numbers of the file."""
     monkeypatch.chdir(tmp_path)
-    config = tmp_path / f"yolov8n-{name.lower()}.yaml"
-    write_config(block_info(name), place, config)
-    model = YOLO(str(config), verbose=False)
-    randomise(model.model)
-    torch.save({"model": model.model.eval()}, tmp_path / "random.pt")
-    image = torch.rand(1, 3, *SIZES[0], generator=torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        eager = model.model(image)[0].numpy()
-    made = YOLO(str(tmp_path / "random.pt")).export(
+    checkpoint, image = save_model(name, place, tmp_path), random_image(SIZES[0])
+    eager = eager_output(checkpoint, image)
+    made = YOLO(str(checkpoint)).export(
         format="onnx", imgsz=list(SIZES[0]), half=True, device="cpu", verbose=False
     )
     error = np.abs(run(Path(made), image) - eager) / np.maximum(np.abs(eager), 1)
     print(f"{name} {place} half onnx: {error.max():.1e}")
-    assert error.max() <= 5e-2
+    # Not zero: the file has been halved.
+    assert 1e-6 < error.max() <= 5e-2
