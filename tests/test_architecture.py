@@ -20,16 +20,27 @@ LONG = {
 }
 # Which packages of ours each package may import (itself included in every case).
 MAY_IMPORT = {
-    "blocks": {"errors", "registry", "ops", "autoload"},
+    "blocks": {"errors", "registry", "ops", "autoload", "versions"},
     "layers": {"errors", "registry", "blocks", "ops", "autoload"},
     "ops": {"errors"},
     "evaluation": {"errors", "data"},
     "data": {"errors", "paths", "evaluation"},
     # size_metrics.py shows evaluation's numbers in `yolo val`.
-    "seam": {"errors", "registry", "paths", "blocks", "ops", "layers", "evaluation", "data"},
+    "seam": {
+        "errors",
+        "registry",
+        "paths",
+        "blocks",
+        "ops",
+        "layers",
+        "evaluation",
+        "data",
+        "versions",
+    },
     "errors": set(),
     "paths": set(),
-    "registry": {"errors", "blocks", "layers"},
+    "registry": {"errors", "blocks", "layers", "versions"},
+    "versions": set(),
     "autoload": {"errors", "seam"},
 }
 # Other people's packages; everything else that is not the standard library is refused.
@@ -41,6 +52,7 @@ MAY_USE = {
     "paths": set(),
     "autoload": set(),
     "registry": {"torch"},
+    "versions": set(),
     "evaluation": {
         "numpy",
         "yaml",

@@ -79,6 +79,7 @@ VARIANTS = {
     "MDCR": [
         {"out_channels": 24, "groups": 128, "rates": [1, 2, 3, 4]},
         {"norm": "none", "activation": False},
+        {"stats": "shared"},
     ],
     "FPTSelf": [
         {"num_heads": 2, "n_mix": 4, "prior": "query", "concat": True},

@@ -177,10 +177,28 @@ def plain_mdcr(block: nn.Module, x: Tensor, shared: nn.BatchNorm2d) -> Tensor:
     return F.relu(block.out_norm(block.out(h)))
 
 
+def test_mdcr_normalises_every_channel_by_itself() -> None:
+    block = randomised(create("MDCR", 24))
+    (x,) = maps((2, 24, 9, 7))
+    seen = {}
+    block.mix_norm.register_forward_hook(lambda norm, i, out: seen.update(x=i[0], out=out))
+    # Ours has the four channels of a j 24 / 4 apart.
+    norms = [nn.BatchNorm2d(4).double() for _ in range(6)]
+    for j, norm in enumerate(norms):
+        norm.weight.data, norm.bias.data = (
+            p.data[j::6].clone() for p in (block.mix_norm.weight, block.mix_norm.bias)
+        )
+    for training in (True, True, False):
+        block.train(training)(x)
+        for j, norm in enumerate(norms):
+            wanted = norm.train(training)(seen["x"][:, j::6])
+            torch.testing.assert_close(seen["out"][:, j::6], wanted)
+
+
 @pytest.mark.parametrize("momentum", [0.1, 0.03])
 @pytest.mark.parametrize("options", [{}, {"out_channels": 8}, {"groups": 2}], ids=str)
 def test_mdcr_equals_the_loop_over_channels(options: dict, momentum: float) -> None:
-    block = randomised(create("MDCR", 24, **options))
+    block = randomised(create("MDCR", 24, stats="shared", **options))
     block.mix_norm.momentum = momentum
     shared = nn.BatchNorm2d(4, momentum=momentum).double()
     shared.weight, shared.bias = block.mix_norm.weight, block.mix_norm.bias

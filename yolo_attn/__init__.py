@@ -12,7 +12,7 @@ from yolo_attn import autoload as _autoload
 if TYPE_CHECKING:
     from yolo_attn.registry import BlockInfo, block_info, create, list_blocks, register
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["BlockInfo", "__version__", "block_info", "create", "list_blocks", "register"]
 
 # A checkpoint that names one of our classes imports this package, possibly in a process where the

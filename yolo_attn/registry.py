@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Callable, TypeVar
 
 from yolo_attn.errors import YoloAttnError, did_you_mean
+from yolo_attn.versions import earlier_defaults
 
 if TYPE_CHECKING:
     from torch import nn
@@ -128,6 +129,8 @@ class BlockInfo:
             raise YoloAttnError(
                 f"{self.name} needs the option {missing[0]!r} (options: {accepted})"
             )
+        # A model of an older version means that version's defaults.
+        bound = {**earlier_defaults(self.name), **bound}
         last = max((names.index(n) for n in bound), default=-1)
         return [bound.get(n, options[n]) for n in names[: last + 1]]
 

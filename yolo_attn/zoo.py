@@ -119,7 +119,7 @@ def describe(name: str, imgsz: int = 640) -> Config:
     provenance = d.get(PROVENANCE) or {}
     parameters = _count_parameters(layers)
     gflops, base = None, ""
-    if provenance:
+    if "base" in provenance:  # an overlay
         base = with_scale(provenance["base"], d.get("scale") or "")
         blocks = [i for i, origin in enumerate(provenance["rows"]) if origin < 0]
         cost = None if provenance["replaced"] else _cost(base, imgsz)
@@ -298,7 +298,8 @@ def to_yaml(d: dict[str, Any], title: str) -> str:
         lines.append("")
     if PROVENANCE in d:
         lines.append(
-            "# Which row of the base each row is (-1: inserted); weight transfer reads it."
+            "# The version whose defaults are meant, and which row of the base each row is (-1:"
+            " inserted); rebuilding and weight transfer read it."
         )
         lines.append(
             yaml.safe_dump(

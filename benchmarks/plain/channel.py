@@ -16,7 +16,7 @@ class SE(Plain):
 
     def __init__(self, channels: int):
         super().__init__()
-        h = max(channels // 16, 1)
+        h = max(channels // 16, 8)
         self.avg_pool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Sequential(
             nn.Linear(channels, h), nn.ReLU(inplace=True), nn.Linear(h, channels), nn.Sigmoid()
@@ -38,7 +38,7 @@ class SEv2(Plain):
 
     def __init__(self, channels: int, residual: bool = True):
         super().__init__()
-        h = max(channels // 16, 1)
+        h = max(channels // 16, 8)
         self.residual = residual
         self.avg_pool = nn.AdaptiveAvgPool2d(1)
         self.fcs = nn.ModuleList(

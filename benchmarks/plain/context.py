@@ -13,7 +13,7 @@ class GlobalContext(Plain):
 
     def __init__(self, channels: int, pooling: str = "att", fusion: str = "add"):
         super().__init__()
-        planes = max(channels // 16, 4)
+        planes = max(channels // 16, 8)
         self.conv_mask = nn.Conv2d(channels, 1, 1) if pooling == "att" else None
         self.avg_pool = nn.AdaptiveAvgPool2d(1)
         self.transforms = nn.ModuleDict(
@@ -104,7 +104,7 @@ class DoubleAttention(Plain):
 
     def __init__(self, channels: int):
         super().__init__()
-        m = k = max(channels // 4, 1)
+        m = k = max(channels // 4, 8)
         self.m, self.k = m, k
         self.convA = nn.Conv2d(channels, m, 1)
         self.convB = nn.Conv2d(channels, k, 1)

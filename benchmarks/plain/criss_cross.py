@@ -20,8 +20,8 @@ class CrissCross(Plain):
     def __init__(self, channels: int, recurrence: int = 2):
         super().__init__()
         self.recurrence = recurrence
-        self.query_conv = nn.Conv2d(channels, max(channels // 8, 1), 1)
-        self.key_conv = nn.Conv2d(channels, max(channels // 8, 1), 1)
+        self.query_conv = nn.Conv2d(channels, max(channels // 8, 8), 1)
+        self.key_conv = nn.Conv2d(channels, max(channels // 8, 8), 1)
         self.value_conv = nn.Conv2d(channels, channels, 1)
         self.softmax = nn.Softmax(dim=3)
         self.gamma = nn.Parameter(torch.zeros(1))

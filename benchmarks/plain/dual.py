@@ -13,8 +13,8 @@ class PositionAttention(Plain):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.query_conv = nn.Conv2d(channels, max(channels // 8, 1), 1)
-        self.key_conv = nn.Conv2d(channels, max(channels // 8, 1), 1)
+        self.query_conv = nn.Conv2d(channels, max(channels // 8, 8), 1)
+        self.key_conv = nn.Conv2d(channels, max(channels // 8, 8), 1)
         self.value_conv = nn.Conv2d(channels, channels, 1)
         self.gamma = nn.Parameter(torch.zeros(1))
         self.softmax = nn.Softmax(dim=-1)

@@ -114,7 +114,7 @@ class DASI(Plain):
 
 
 class MDCR(Plain):
-    """Dilated depthwise branches of four channel quarters, mixed channel by channel in a loop."""
+    """Dilated depthwise branches of four quarters, mixed and normed channel by channel."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -127,9 +127,8 @@ class MDCR(Plain):
             )
             for rate in (1, 6, 12, 18)
         )
-        self.out_s = nn.Sequential(
-            nn.Conv2d(4, 4, 1, bias=False), nn.BatchNorm2d(4), nn.ReLU(inplace=True)
-        )
+        self.mix = nn.Conv2d(4, 4, 1, bias=False)
+        self.mix_norms = nn.ModuleList(nn.BatchNorm2d(4) for _ in range(q))
         self.out = nn.Sequential(
             nn.Conv2d(channels, channels, 1, bias=False),
             nn.BatchNorm2d(channels),
@@ -142,7 +141,10 @@ class MDCR(Plain):
             yield block[0], branch
             for name in ("weight", "bias", "running_mean", "running_var"):
                 yield getattr(block[1], name), getattr(ours.norm, name).chunk(4)[i]
-        yield from [(self.out_s[0], ours.mix), (self.out_s[1], ours.mix_norm)]
+        yield self.mix, ours.mix
+        for j, norm in enumerate(self.mix_norms):
+            for name in ("weight", "bias", "running_mean", "running_var"):
+                yield getattr(norm, name), getattr(ours.mix_norm, name)[j :: len(self.mix_norms)]
         # Ours keeps the channels branch by branch, here the four of each j are neighbours.
         weight = ours.out.weight.unflatten(1, (4, -1)).transpose(1, 2)
         yield from [(self.out[0].weight, weight), (self.out[1], ours.out_norm)]
@@ -151,7 +153,7 @@ class MDCR(Plain):
         """``(B, C, H, W) -> (B, C, H, W)``."""
         branches = [block(part) for block, part in zip(self.blocks, x.chunk(4, dim=1))]
         mixed = [
-            self.out_s(torch.cat([branch[:, j : j + 1] for branch in branches], dim=1))
-            for j in range(branches[0].shape[1])
+            F.relu(norm(self.mix(torch.cat([branch[:, j : j + 1] for branch in branches], dim=1))))
+            for j, norm in enumerate(self.mix_norms)
         ]
         return self.out(torch.cat(mixed, dim=1))

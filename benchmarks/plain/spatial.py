@@ -13,7 +13,7 @@ class CBAM(Plain):
 
     def __init__(self, channels: int, kernel_size: int = 7, norm: str = "none"):
         super().__init__()
-        h = max(channels // 16, 1)
+        h = max(channels // 16, 8)
         self.avg_pool = nn.AdaptiveAvgPool2d(1)
         self.max_pool = nn.AdaptiveMaxPool2d(1)
         self.mlp = nn.Sequential(
@@ -126,8 +126,9 @@ class SimAM(Plain):
 class EMA(Plain):
     """Efficient multi-scale attention, as the authors write it."""
 
-    def __init__(self, channels: int, factor: int = 32):
+    def __init__(self, channels: int, factor: int | None = None):
         super().__init__()
+        factor = factor or max(min(32, channels // 8), 1)
         groups = next(g for g in range(min(factor, channels), 0, -1) if channels % g == 0)
         c = channels // groups
         self.groups = groups

@@ -95,6 +95,7 @@ def _mdcr(config: dict[str, Any], golden: Golden):
         groups=groups,
         norm="bn" if args["norm_type"] == "bn" else "none",
         activation=args["activation"],
+        stats="shared",
     )
 
 

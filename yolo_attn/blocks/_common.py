@@ -12,6 +12,9 @@ from torch.nn.modules.conv import _ConvNd
 
 from yolo_attn.errors import YoloAttnError, did_you_mean
 from yolo_attn.ops.precision import without_autocast
+from yolo_attn.versions import FLOORS_BEFORE_0_2, made_before
+
+NARROWEST = 8  # hidden width that a ratio gives at least
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -111,10 +114,14 @@ def reduced_channels(
     channels: int,
     rd_ratio: float,
     rd_channels: int | None = None,
-    minimum: int = 1,
+    minimum: int = NARROWEST,
     divisor: int = 1,
 ) -> int:
-    """Width of a bottleneck.
+    """Width of a bottleneck: one rule for all blocks.
+
+    A paper's C/16 was made for hundreds of channels; at the widths of a small YOLO it leaves one or
+    two, and a ReLU over them is dead, so the gate constant, in a fifth of the seeds. Hence at
+    least 8, unless `rd_channels` says otherwise.
 
     Args:
         block: Name for error messages.
@@ -122,11 +129,11 @@ def reduced_channels(
         rd_ratio: Bottleneck width as a share of `channels`; the product is rounded down, or to the
             nearest multiple of `divisor`.
         rd_channels: The width itself; overrides `rd_ratio`, `minimum` and `divisor`.
-        minimum: Smallest width that `rd_ratio` may give.
+        minimum: Smallest width that `rd_ratio` may give; a paper may have a larger one.
         divisor: Round to a multiple of this.
 
     Returns:
-        The width, at least 1.
+        The width, a multiple of `divisor` unless `rd_channels` gives it.
 
     Raises:
         YoloAttnError: `rd_ratio` is not a positive number or `rd_channels` not a positive whole
@@ -145,7 +152,9 @@ def reduced_channels(
     # The tiny addend undoes the rounding of ratios such as 1/3: int(48 * (1/3)) must be 16.
     width = channels * rd_ratio + 1e-9
     rounded = int(width) if divisor == 1 else int((width + divisor / 2) // divisor) * divisor
-    return max(rounded, minimum, divisor, 1)
+    if made_before("0.2.0"):
+        minimum = FLOORS_BEFORE_0_2.get(block, 1)
+    return max(rounded, -(-minimum // divisor) * divisor)
 
 
 def run_float32(module: nn.Module, *args: Tensor) -> Tensor:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from yolo_attn.blocks._norm import BlockNorm
+
 
 class ConvNorm(nn.Module):
     """``act(BN(conv(x)))``, "same" padding, no bias in front of the BN.
@@ -20,7 +22,7 @@ class ConvNorm(nn.Module):
         super().__init__()
         self.slope = slope
         self.conv = nn.Conv2d(channels, out_channels, kernel, padding=kernel // 2, bias=False)
-        self.norm = nn.BatchNorm2d(out_channels)
+        self.norm = BlockNorm(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, H, W) -> (B, out_channels, H, W)``."""

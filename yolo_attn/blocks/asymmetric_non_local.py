@@ -158,7 +158,7 @@ class APNB(_Asymmetric):
 
     Args:
         channels: C of the input ``(B, C, H, W)``.
-        rd_ratio: d as a share of C.
+        rd_ratio: d as a share of C, at least 8.
         rd_channels: d itself; overrides `rd_ratio`.
         value_channels: Channels of v; d by default.
         pool_sizes: Sides of the pyramid's grids.
@@ -248,7 +248,7 @@ class AFNB(_Asymmetric):
     ):
         high, low = check_channel_list("AFNB", channels, 2)
         out = high if out_channels is None else check_int("AFNB", "out_channels", out_channels)
-        d = reduced_channels("AFNB", high, rd_ratio, rd_channels, minimum=8)
+        d = reduced_channels("AFNB", high, rd_ratio, rd_channels)
         super().__init__(
             "AFNB", high, low, out, d, value_channels, pool_sizes, units, dropout, shared=False
         )

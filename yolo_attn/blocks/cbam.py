@@ -19,6 +19,7 @@ from yolo_attn.blocks._common import (
     check_int,
     reduced_channels,
 )
+from yolo_attn.blocks._norm import BlockNorm
 from yolo_attn.errors import YoloAttnError
 from yolo_attn.registry import register
 
@@ -71,7 +72,7 @@ class CBAM(nn.Module):
 
     Args:
         channels: C of the input ``(B, C, H, W)``.
-        rd_ratio: h as a share of C.
+        rd_ratio: h as a share of C, at least 8.
         rd_channels: h itself; overrides `rd_ratio`.
         kernel_size: k, odd.
         norm: ``none`` or ``bn`` (momentum 0.01, in place of the bias) behind the k x k convolution.
@@ -109,7 +110,7 @@ class CBAM(nn.Module):
         self.fc2 = nn.Linear(h, channels)
         padding, bias = kernel_size // 2, norm == "none"
         self.conv = nn.Conv2d(2, 1, kernel_size, padding=padding, bias=bias) if spatial else None
-        self.norm = nn.BatchNorm2d(1, momentum=0.01) if spatial and norm == "bn" else None
+        self.norm = BlockNorm(1, momentum=0.01) if spatial and norm == "bn" else None
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, H, W) -> (B, C, H, W)``."""

@@ -35,7 +35,7 @@ class ContextAggregation(nn.Module):
 
     Args:
         channels: C of the input ``(B, C, H, W)``.
-        rd_ratio: d as a share of C.
+        rd_ratio: d as a share of C, at least 8.
         rd_channels: d itself; overrides `rd_ratio`.
 
     Raises:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from yolo_attn.blocks._common import check_channels, reduced_channels
+from yolo_attn.blocks._norm import BlockNorm
 from yolo_attn.registry import register
 
 
@@ -44,10 +45,10 @@ class CoordAtt(nn.Module):
     def __init__(self, channels: int, rd_ratio: float = 1 / 32, rd_channels: int | None = None):
         super().__init__()
         check_channels("CoordAtt", channels)
-        m = reduced_channels("CoordAtt", channels, rd_ratio, rd_channels, minimum=8)
+        m = reduced_channels("CoordAtt", channels, rd_ratio, rd_channels)
         self.out_channels = channels
         self.conv1 = nn.Conv2d(channels, m, 1, bias=False)
-        self.norm = nn.BatchNorm2d(m)
+        self.norm = BlockNorm(m)
         self.conv_h = nn.Conv2d(m, channels, 1)
         self.conv_w = nn.Conv2d(m, channels, 1)
 

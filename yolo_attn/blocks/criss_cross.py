@@ -45,7 +45,7 @@ class CrissCross(nn.Module):
     Args:
         channels: C of the input ``(B, C, H, W)``.
         recurrence: R, the number of passes.
-        rd_ratio: d as a share of C.
+        rd_ratio: d as a share of C, at least 8.
         rd_channels: d itself; overrides `rd_ratio`.
 
     Raises:
@@ -121,10 +121,10 @@ class CrissCrossHead(nn.Module):
 
     def __init__(self, channels: int, out_channels: int, classes: int, recurrence: int = 2):
         super().__init__()
-        m = reduced_channels("CrissCrossHead", channels, 1 / 4, minimum=8)
+        m = reduced_channels("CrissCrossHead", channels, 1 / 4)
         self.out_channels = classes
         self.before = ConvNorm(channels, m, 3, self.SLOPE)
-        self.cross = CrissCross(m, recurrence)
+        self.cross = CrissCross(m, recurrence, rd_channels=max(m // 8, 1))
         self.after = ConvNorm(m, m, 3, self.SLOPE)
         self.bottleneck = ConvNorm(channels + m, out_channels, 3, self.SLOPE)
         self.classify = nn.Conv2d(out_channels, classes, 1)

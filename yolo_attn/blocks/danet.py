@@ -51,7 +51,7 @@ class PositionAttention(nn.Module):
 
     Args:
         channels: C of the input ``(B, C, H, W)``.
-        rd_ratio: d as a share of C.
+        rd_ratio: d as a share of C, at least 8.
         rd_channels: d itself; overrides `rd_ratio`.
 
     Raises:
@@ -150,7 +150,8 @@ class DANet(nn.Module):
     Args:
         channels: C of the input ``(B, C, H, W)``.
         rd_ratio: m as a share of C, at least 8.
-        rd_channels: m itself; overrides `rd_ratio`.
+        rd_channels: m itself; overrides `rd_ratio`. The queries of the position branch then have
+            m/8 channels, as in the authors' code; else at least 8.
         out_channels: Channels of the output; C by default.
         outputs: ``fused`` (one map) or ``all`` (a list of three).
         sign: As in ChannelGram.
@@ -176,13 +177,15 @@ class DANet(nn.Module):
         width = (
             channels if out_channels is None else check_int("DANet", "out_channels", out_channels)
         )
-        m = reduced_channels("DANet", channels, rd_ratio, rd_channels, minimum=8)
+        m = reduced_channels("DANet", channels, rd_ratio, rd_channels)
         self.outputs = check_choice("DANet", "outputs", outputs, ("fused", "all"))
         self.dropout = check_number("DANet", "dropout", dropout, 0.0, 1.0)
         self.out_channels: int | list[int] = width if outputs == "fused" else [width] * 3
         self.position_reduce = ConvNorm(channels, m, 3)
         self.channel_reduce = ConvNorm(channels, m, 3)
-        self.position = PositionAttention(m)
+        # An m that was asked for comes with the authors' query width, however narrow.
+        inner = None if rd_channels is None else max(m // 8, 1)
+        self.position = PositionAttention(m, rd_channels=inner)
         self.channel = ChannelGram(m, sign)
         self.position_conv = ConvNorm(m, m, 3)
         self.channel_conv = ConvNorm(m, m, 3)

@@ -48,7 +48,7 @@ class DoubleAttention(nn.Module):
 
     Args:
         channels: C of the input ``(B, C, H, W)``.
-        rd_ratio: m as a share of C.
+        rd_ratio: m as a share of C, at least 8.
         rd_channels: m itself; overrides `rd_ratio`.
         descriptors: k; m by default.
         form: ``residual``, ``projected`` or ``plain``, see above.

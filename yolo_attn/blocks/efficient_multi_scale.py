@@ -19,7 +19,7 @@ from yolo_attn.registry import register
 @register(
     paper="Ouyang, He, Zhang, Luo, Guo, Zhan, Huang: Efficient Multi-Scale Attention Module with "
     "Cross-Spatial Learning, ICASSP 2023, arXiv 2305.13563",
-    cost="time O(15 N C + (H + W) C c), memory O(N C); c = C/32",
+    cost="time O(15 N C + (H + W) C c), memory O(N C); c = C/G",
     placement="behind a C3/C2f stage of the neck or a bottleneck; here after P3, P4 or P5",
 )
 class EMA(nn.Module):
@@ -43,15 +43,18 @@ class EMA(nn.Module):
     Args:
         channels: C of the input ``(B, C, H, W)``.
         factor: G (the authors: 32; common in YOLO: 8); where it does not divide C, the largest
-            smaller number that does.
+            smaller number that does. By default the authors' 32, but never under 8 channels a
+            group: ``min(32, C // 8)``. At C = 64 their 32 would leave two channels a group.
 
     Raises:
         YoloAttnError: An option's value is not accepted.
     """
 
-    def __init__(self, channels: int, factor: int = 32):
+    def __init__(self, channels: int, factor: int | None = None):
         super().__init__()
         check_channels("EMA", channels)
+        if factor is None:
+            factor = max(min(32, channels // 8), 1)
         check_int("EMA", "factor", factor)
         self.groups = next(g for g in range(min(factor, channels), 0, -1) if channels % g == 0)
         self.out_channels = channels

@@ -78,7 +78,7 @@ class FcaNet(nn.Module):
         check_channels("FcaNet", channels)
         check_int("FcaNet", "dct_h", dct_h)
         check_int("FcaNet", "dct_w", dct_w)
-        h = reduced_channels("FcaNet", channels, rd_ratio, rd_channels, minimum=8)
+        h = reduced_channels("FcaNet", channels, rd_ratio, rd_channels)
         chosen = _chosen(frequencies)
         count = next(n for n in range(len(chosen), 0, -1) if channels % n == 0)
         self.out_channels = channels

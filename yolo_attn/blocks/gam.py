@@ -12,6 +12,7 @@ import math
 from torch import Tensor, nn
 
 from yolo_attn.blocks._common import check_channels, check_choice, check_int, reduced_channels
+from yolo_attn.blocks._norm import BlockNorm
 from yolo_attn.registry import register
 
 
@@ -36,7 +37,7 @@ class GAM(nn.Module):
 
     Args:
         channels: C of the input ``(B, C, H, W)``.
-        rd_ratio: h as a share of C.
+        rd_ratio: h as a share of C, at least 8.
         rd_channels: h itself; overrides `rd_ratio`.
         groups: Groups of both 7x7 convolutions; where it does not divide C and h, the largest
             smaller number that does.
@@ -70,9 +71,9 @@ class GAM(nn.Module):
         self.fc1 = nn.Conv2d(channels, h, 1)
         self.fc2 = nn.Conv2d(h, channels, 1)
         self.conv1 = nn.Conv2d(channels, h, 7, padding=3, groups=groups, bias=False)
-        self.norm1 = nn.BatchNorm2d(h)
+        self.norm1 = BlockNorm(h)
         self.conv2 = nn.Conv2d(h, channels, 7, padding=3, groups=groups, bias=False)
-        self.norm2 = nn.BatchNorm2d(channels)
+        self.norm2 = BlockNorm(channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, H, W) -> (B, C, H, W)``."""

@@ -34,12 +34,12 @@ class GlobalContext(nn.Module):
     sigma(t_mul(c)) + t_add(c)``.
 
     With ``fusion: add`` the identity at the start; ``mul`` starts as x/2. The bias of ``w_k`` is
-    left out: the softmax cancels it. P from `rd_ratio` is at least 4: a LayerNorm over one element
+    left out: the softmax cancels it. P from `rd_ratio` is at least 8: a LayerNorm over one element
     lets nothing through, over two only a sign, where the paper's ``int(C/16)`` meets narrow layers.
 
     Args:
         channels: C of the input ``(B, C, H, W)``.
-        rd_ratio: P as a share of C.
+        rd_ratio: P as a share of C, at least 8.
         rd_channels: P itself; overrides `rd_ratio`.
         pooling: ``att`` (the map above) or ``avg`` (plain mean).
         fusion: ``add``, ``mul`` or ``both``.
@@ -60,7 +60,7 @@ class GlobalContext(nn.Module):
         check_channels("GlobalContext", channels)
         check_choice("GlobalContext", "pooling", pooling, ("att", "avg"))
         check_choice("GlobalContext", "fusion", fusion, FUSIONS)
-        planes = reduced_channels("GlobalContext", channels, rd_ratio, rd_channels, minimum=4)
+        planes = reduced_channels("GlobalContext", channels, rd_ratio, rd_channels)
         self.out_channels = channels
         self.starts_as_identity = fusion == "add"
         self.mask = nn.Conv2d(channels, 1, 1, bias=False) if pooling == "att" else None

@@ -16,12 +16,14 @@ from yolo_attn.blocks._common import (
     check_channels,
     check_choice,
     check_int,
+    check_number,
     query_index,
     reduced_channels,
     run_float32,
     tokens,
     untokens,
 )
+from yolo_attn.blocks._norm import BlockNorm
 from yolo_attn.errors import YoloAttnError
 from yolo_attn.ops.attention import attend, attention_rows
 from yolo_attn.ops.relu_affinity import relu_affinity
@@ -29,7 +31,7 @@ from yolo_attn.registry import register
 
 MODES = ("embedded_gaussian", "gaussian", "dot_product", "concatenation")
 CONVS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
-NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+NORMS = {1: nn.BatchNorm1d, 2: BlockNorm, 3: nn.BatchNorm3d}
 POOLS = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 
 
@@ -63,10 +65,16 @@ class NonLocal(nn.Module):
     (``sub_sample: after`` pools phi and g as mmcv and AlexHex7 do, ``before`` pools their input as
     the authors' Caffe2 code does).
 
+    The paper draws all weights from N(0, 0.01), which at its 1,024 channels gives logits of about
+    unit variance and a branch that its BN can normalise. At the widths of a small YOLO the same
+    0.01 gives a uniform attention and a branch below the BN's eps, so the default scales with the
+    width: maps keep their variance, and logits of a softmax start with variance 1
+    (docs/far-sign.md shows what that changes).
+
     Args:
         channels: C of the input ``(B, C, H, W)``; 1-D and 3-D maps with ``dimension``.
         mode: The affinity, see above.
-        rd_ratio: d as a share of C.
+        rd_ratio: d as a share of C, at least 8.
         rd_channels: d itself; overrides `rd_ratio`.
         scale: ``none``, ``sqrt_d`` (divide the logits of a softmax mode by the square root of their
             width) or a number to multiply them with.
@@ -75,6 +83,8 @@ class NonLocal(nn.Module):
         dimension: 1, 2 or 3 (``B, C, T, H, W``).
         group_size: With ``dimension: 3``, frames attend only within groups of this many; 0 for all
             frames.
+        init_std: Standard deviation of all initial weights (the paper: 0.01); null scales it with
+            the width, see above.
 
     Raises:
         YoloAttnError: An option's value is not accepted.
@@ -91,6 +101,7 @@ class NonLocal(nn.Module):
         norm: str = "bn",
         dimension: int = 2,
         group_size: int = 0,
+        init_std: float | None = None,
     ):
         super().__init__()
         check_channels("NonLocal", channels)
@@ -119,16 +130,29 @@ class NonLocal(nn.Module):
             self.w_f = nn.Parameter(self.g.weight.new_empty(2 * d))
         self.out = conv(d, channels, 1, bias=norm == "none")
         self.norm = NORMS[dimension](channels) if norm == "bn" else None
+        self.init_std = None
+        if init_std is not None:
+            self.init_std = check_number("NonLocal", "init_std", init_std, 0.0, 10.0)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Normal(0, 0.01) convolutions, zero biases, zero last layer: starts as the identity."""
+        """Normal convolutions, zero biases, zero last layer: starts as the identity."""
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):
                 nn.init.zeros_(parameter)
-            elif name.split(".")[0] != "norm":
-                nn.init.normal_(parameter, std=0.01)
+            elif (layer := name.split(".")[0]) != "norm":
+                nn.init.normal_(parameter, std=self._start(layer, parameter))
         nn.init.zeros_(self.out.weight if self.norm is None else self.norm.weight)
+
+    def _start(self, layer: str, weight: Tensor) -> float:
+        """Standard deviation of the initial weights of `layer`."""
+        if self.init_std is not None:
+            return self.init_std
+        variance = 1 / weight[0].numel() if weight.dim() > 1 else 1 / weight.numel()
+        if layer in ("theta", "phi") and self.mode == "embedded_gaussian" and self.scale:
+            # d products of two maps of variance v sum to d v^2: v for scaled logits of variance 1.
+            variance /= abs(self.scale) * weight.shape[0] ** 0.5
+        return variance**0.5
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, *spatial) -> (B, C, *spatial)``."""

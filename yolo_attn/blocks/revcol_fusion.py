@@ -153,7 +153,7 @@ class RevColAttnFusion(_Fusion):
     ):
         name = "RevColAttnFusion"
         super().__init__(name, channels, levels)
-        d = reduced_channels(name, self.out_channels, rd_ratio, rd_channels, minimum=8)
+        d = reduced_channels(name, self.out_channels, rd_ratio, rd_channels)
         count = len(channels)
         # One layer for each part instead of one for all: the parts need not be copied together.
         self.reduce = module_list(

@@ -46,7 +46,7 @@ class SE(nn.Module):
 
     Args:
         channels: C of the input ``(B, C, H, W)``.
-        rd_ratio: h as a share of C.
+        rd_ratio: h as a share of C, at least 8.
         rd_channels: h itself; overrides `rd_ratio`.
         rd_divisor: Round h to a multiple of this (timm: 8).
         bias: Whether W1 and W2 have a bias.

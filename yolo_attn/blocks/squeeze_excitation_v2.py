@@ -37,7 +37,7 @@ class SEv2(nn.Module):
 
     Args:
         channels: C of the input ``(B, C, H, W)``.
-        rd_ratio: h as a share of C.
+        rd_ratio: h as a share of C, at least 8.
         rd_channels: h itself; overrides `rd_ratio`.
         residual: Whether x is added to the gated map, as the author does.
 

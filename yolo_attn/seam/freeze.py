@@ -26,7 +26,9 @@ def _translate(trainer: Any) -> None:
     d = getattr(model, "yaml", None)
     provenance = d.get(PROVENANCE) if isinstance(d, dict) else None
     wanted = getattr(trainer.args, "freeze", None)
-    if not isinstance(provenance, dict) or not isinstance(wanted, (int, list)):
+    if not isinstance(provenance, dict) or "rows" not in provenance:
+        return  # no overlay
+    if not isinstance(wanted, (int, list)):
         return
     rows = list(provenance["rows"])
     if len(rows) != len(model.model):

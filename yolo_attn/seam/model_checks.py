@@ -11,6 +11,7 @@ from torch import nn
 from yolo_attn.errors import YoloAttnError
 from yolo_attn.registry import find_block
 from yolo_attn.seam.location import PROVENANCE, Location, check_rows
+from yolo_attn.versions import parse
 
 MOST_VALUES = 50_000  # the largest model of Ultralytics and of the zoo has under 1,000
 MOST_REPEATS = 500  # of all rows together, scaled by depth; the largest models have under 100
@@ -142,12 +143,18 @@ def _check_activation(spec: Any, where: Location) -> None:
 
 def _check_provenance(d: dict[str, Any], where: Location) -> None:
     """What `yolo-attn expand` writes about the base; weight transfer and messages read it."""
-    provenance = d.get(PROVENANCE)
     if PROVENANCE not in d:
         return
-    count = len(d["backbone"]) + len(d["head"])
+    provenance, count = d[PROVENANCE], len(d["backbone"]) + len(d["head"])
+    # Of a model whose rows were written by hand only the version is known.
+    if isinstance(provenance, dict) and provenance.keys() == {"version"}:
+        provenance = {**provenance, "base": "", "rows": [-1] * count}
     good = (
         isinstance(provenance, dict)
+        and (
+            "version" not in provenance
+            or (isinstance(provenance["version"], str) and bool(parse(provenance["version"])))
+        )
         and isinstance(provenance.get("base"), str)
         and _are_ints(provenance.get("rows"))
         and len(provenance["rows"]) == count
@@ -160,7 +167,7 @@ def _check_provenance(d: dict[str, Any], where: Location) -> None:
     )
     if not good:
         raise YoloAttnError(
-            f"{where.file}: {PROVENANCE}={provenance!r} does not describe these {count} rows "
+            f"{where.file}: {PROVENANCE}={d[PROVENANCE]!r} does not describe these {count} rows "
             "(accepted: what `yolo-attn expand` wrote; after editing rows, delete this entry)"
         )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from yolo_attn import __version__
 from yolo_attn.errors import YoloAttnError
 from yolo_attn.seam.location import PROVENANCE, Location, check_rows
 from yolo_attn.seam.taps import find_taps
@@ -52,13 +53,14 @@ def with_backbone(base: dict[str, Any], rows: list[list[Any]], name: str) -> dic
                 sources.append(source if source < 0 else source + shift)
         head.append([sources if isinstance(f, (list, tuple)) else sources[0], *rest])
 
-    before = base.get(PROVENANCE) or {}
+    before = base.get(PROVENANCE) or {"version": __version__}
     origin = before.get("rows") or range(count + len(head))
     return {
         **base,
         "backbone": rows,
         "head": head,
         PROVENANCE: {
+            **({"version": before["version"]} if "version" in before else {}),
             "base": before.get("base") or _file_name(base),
             "rows": [*[-1] * len(rows), *list(origin)[count:]],
             "replaced": [i + shift for i in before.get("replaced", ()) if i >= count],

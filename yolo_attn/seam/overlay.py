@@ -20,6 +20,7 @@ from typing import Any
 
 import yaml
 
+from yolo_attn import __version__
 from yolo_attn.errors import YoloAttnError, did_you_mean
 from yolo_attn.paths import is_shipped, zoo_dir
 from yolo_attn.registry import find_block, known_names
@@ -119,7 +120,9 @@ def _expand(
 
     backbone, head = graph.rows()
     own = {k: deepcopy(v) for k, v in overlay.items() if k not in OWN_KEYS}
-    before = base.pop(PROVENANCE, None) or {"base": Path(str(base["yaml_file"])).name}
+    # A base that an older version expanded keeps that version's defaults, and so does what stands
+    # in it.
+    before = base.pop(PROVENANCE, None) or {"version": __version__}
     earlier = before.get("rows")
     for i, text in before.get("labels", ()):
         if not by_index[i].label:
@@ -132,7 +135,8 @@ def _expand(
         "scale": scale or base.get("scale", ""),
         "yaml_file": name,
         PROVENANCE: {
-            "base": before["base"],
+            **({"version": before["version"]} if "version" in before else {}),
+            "base": before.get("base") or Path(str(base["yaml_file"])).name,
             "rows": [
                 n.base if n.base < 0 or earlier is None else earlier[n.base] for n in graph.nodes
             ],

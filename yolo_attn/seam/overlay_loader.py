@@ -9,8 +9,11 @@ from typing import Any
 
 import yaml
 
+from yolo_attn import __version__
 from yolo_attn.errors import YoloAttnError
 from yolo_attn.paths import is_shipped
+from yolo_attn.seam.location import PROVENANCE
+from yolo_attn.seam.model_checks import names_ours
 from yolo_attn.seam.overlay import (
     expand,
     is_overlay,
@@ -23,7 +26,11 @@ from yolo_attn.seam.overlay import (
 
 
 def yaml_model_load(original: FunctionType, path: Any) -> dict[str, Any]:
-    """Load a model YAML; an overlay as the plain model it stands for."""
+    """Load a model YAML; an overlay as the plain model it stands for.
+
+    A model of ours learns here which version read it first: its checkpoints are rebuilt with that
+    version's defaults.
+    """
     try:
         d = original(path)
     except Exception:
@@ -35,6 +42,8 @@ def yaml_model_load(original: FunctionType, path: Any) -> dict[str, Any]:
         overlay = {k: v for k, v in d.items() if k not in ("scale", "yaml_file")}
         scale = d.get("scale") or scale_of(path)
         d = expand(overlay, file or Path(path), requested=path, scale=scale)
+    elif PROVENANCE not in d and names_ours(d):
+        d[PROVENANCE] = {"version": __version__}
     if file is not None:
         refuse_lost_scale(path, file, d)
     return d

@@ -27,6 +27,8 @@ from yolo_attn.seam.compat import UnexpectedHostError, host_version
 from yolo_attn.seam.host_modules import Index
 from yolo_attn.seam.location import PROVENANCE, Location
 from yolo_attn.seam.model_checks import check_model, names_ours
+from yolo_attn.seam.provenance import version_of
+from yolo_attn.versions import made_by
 
 HELPER = "__yolo_attn_row__"
 
@@ -65,7 +67,8 @@ def _parse_model(original: FunctionType, d: dict[str, Any], ch: int, verbose: bo
     # The rebuilt function must see the module's globals as they are now, and write none of its own.
     helper: Rows = extended.__globals__[HELPER]
     try:
-        return extended(d, ch, verbose)
+        with made_by(version_of(d)):
+            return extended(d, ch, verbose)
     except YoloAttnError:
         raise
     except Exception as error:

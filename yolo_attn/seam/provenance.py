@@ -1,0 +1,27 @@
+"""Which version of ours a model's YAML is of: its defaults are meant when it is built again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from yolo_attn import __version__
+from yolo_attn.seam.location import PROVENANCE
+from yolo_attn.versions import FIRST, parse
+
+
+def version_of(d: dict[str, Any]) -> str:
+    """The version of ours that a model's rows were read by first: its defaults are meant."""
+    provenance = d.get(PROVENANCE)
+    if isinstance(provenance, dict) and "version" in provenance:
+        version = provenance["version"]
+        if parse(version) > parse(__version__):
+            from ultralytics.utils import LOGGER
+
+            LOGGER.warning(
+                f"{d.get('yaml_file') or 'this model'} was made by yolo_attn {version}, this is "
+                f"{__version__}: defaults of its blocks may differ (`pip install -U yolo-attn`)"
+            )
+        return version
+    # Whatever comes from a file or a checkpoint made since 0.2.0 says its version; a dictionary
+    # that a program wrote has no file.
+    return FIRST if PROVENANCE in d or d.get("yaml_file") else __version__
