@@ -73,7 +73,9 @@ def main() -> None:
     shutil.copy(best, here / "rows_best.pt")
 
     expand = [sys.executable, "-m", "yolo_attn.cli", "expand", "tiny-overlay.yaml"]
-    (here / "expanded.yaml").write_text(subprocess.run(expand, stdout=-1, check=True).stdout.decode())
+    (here / "expanded.yaml").write_text(
+        subprocess.run(expand, stdout=-1, check=True).stdout.decode()
+    )
 
 
 if __name__ == "__main__":
