@@ -130,6 +130,10 @@ class NonLocal(nn.Module):
                 nn.init.normal_(parameter, std=0.01)
         nn.init.zeros_(self.out.weight if self.norm is None else self.norm.weight)
 
+    def zero_started(self) -> Tensor:
+        """Scales of the norm, or weights of W_z without one."""
+        return self.out.weight if self.norm is None else self.norm.weight
+
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, *spatial) -> (B, C, *spatial)``."""
         if not self.group_size:
