@@ -44,10 +44,12 @@ class BlockRow:
 
     @property
     def gate(self) -> float | None:
+        """Mean |g| over the repeats."""
         return _mean([r.strength() for r in self.repeats if isinstance(r, IdentityStart)])
 
     @property
     def gamma(self) -> float | None:
+        """Mean |gamma| over the repeats."""
         blocks = [r.block if isinstance(r, IdentityStart) else r for r in self.repeats]
         declared: list[Any] = [getattr(block, "zero_started", None) for block in blocks]
         started = [tell() for tell in declared if tell is not None]

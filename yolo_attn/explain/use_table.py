@@ -62,7 +62,7 @@ def table(blocks: Sequence[BlockUse], of: str) -> list[str]:
         f"{percent(b.change):>10}"
         for name, b in zip(names, blocks)
     ]
-    lines.append(f"change: |block(x) - x| / |x|, mean of {of}; below 1 %: hardly used")
+    lines.append(f"change: |block(x) - x| / |x|, mean of {of}; < 1 %: hardly used")
     return lines
 
 
