@@ -104,7 +104,7 @@ def test_what_a_verdict_adds() -> None:
     assert remark([use(0.0099)], []) == ", with SE at P4 changing its input by 0.99 % only"
     two = remark([use(0.001), use(0.002), use(0.5), use(None)], [use(0)])
     assert two == (
-        ", with 2 of 3 blocks changing their input by 0.2 % or less and the baseline's SE at P4 "
+        ", with 2 of 3 blocks changing their input by 0.2 % at most and the baseline's SE at P4 "
         "changing its input by 0 % only"
     )
 

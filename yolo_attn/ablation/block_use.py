@@ -53,7 +53,7 @@ def _remark(blocks: Sequence[BlockUse], whose: str) -> str:
     if hardly:
         most = percent(largest_change(hardly))
         known = sum(b.change is not None for b in blocks)
-        return f"{len(hardly)} of {whose}{known} blocks changing their input by {most} or less"
+        return f"{len(hardly)} of {whose}{known} blocks changing their input by {most} at most"
     return ""
 
 
