@@ -80,7 +80,7 @@ def main() -> None:
     )
     results = write_report(study.folder, device=devices[0])
     for protocol, c in results.comparisons:
-        print(f"{c.arm}, {protocol} {c.metric}: {c.verdict}")
+        print(f"{c.arm}, {protocol} {c.metric}: {results.verdict(c)}")
     print(f"the report is in {study.folder}")
     sys.exit(1 if outcome.failed else 0)
 

@@ -20,10 +20,10 @@ from yolo_attn.ablation.executors.local import LocalExecutor, devices_here
 from yolo_attn.ablation.report import write_report
 from yolo_attn.ablation.runner import plan_study, run_plan
 from yolo_attn.ablation.spec import from_dict
-from yolo_attn.ablation.statistics import Comparison
-from yolo_attn.ablation.tables import interval, number
+from yolo_attn.ablation.tables import Row, interval, number, rows_of
 from yolo_attn.data.synthetic import make_smallshapes
 from yolo_attn.errors import YoloAttnError
+from yolo_attn.explain.use_table import percent
 
 MODES = ("context", "plain")
 NOTES = "\n## Notes"
@@ -97,8 +97,8 @@ def models(folder: Path, block: str) -> dict[str, str]:
     return {arm: str(path) for arm, path in paths.items()}
 
 
-def run_control(mode: str, args: argparse.Namespace, arms: dict[str, str]) -> list[Comparison]:
-    """Draw the set, run the study, compare by the COCO protocol."""
+def run_control(mode: str, args: argparse.Namespace, arms: dict[str, str]) -> list[Row]:
+    """Draw the set, run the study, compare by the COCO protocol; the rows that have a verdict."""
     root = make_smallshapes(
         args.project / "sets" / mode, mode=mode, train_images=args.train_images, **SET
     )
@@ -123,16 +123,19 @@ def run_control(mode: str, args: argparse.Namespace, arms: dict[str, str]) -> li
     if outcome.failed:
         job, error = outcome.failed[0]
         sys.exit(f"{mode} {job.arm}/{job.seed}: {error['what']}; see {error.get('log')}")
-    return [c for _, c in write_report(plan.study.folder, device=devices[0]).comparisons]
+    rows = rows_of(write_report(plan.study.folder, device=devices[0]))
+    return [row for row in rows if row.comparison]
 
 
-def table(rows: list[tuple[str, Comparison]]) -> str:
+def table(rows: list[tuple[str, Row]]) -> str:
     """Both studies as Markdown."""
-    titles = "set | metric | baseline | block | difference | 95 % interval | detectable | verdict"
-    lines = [f"| {titles} |", "|---" * 8 + "|"]
-    for mode, c in rows:
+    titles = "set | metric | baseline | block | difference | 95 % interval | detectable"
+    lines = [f"| {titles} | block change | verdict |", "|---" * 9 + "|"]
+    for mode, row in rows:
+        c = row.comparison
+        assert c is not None  # run_control leaves the baseline out
         shown = [number(c.baseline_mean), number(c.arm_mean), number(c.difference, sign=True)]
-        shown += [interval(c.interval), number(c.detectable), c.verdict]
+        shown += [interval(c.interval), number(c.detectable), percent(row.change), row.verdict]
         lines.append(f"| {mode} | {c.metric} | {' | '.join(shown)} |")
     return "\n".join(lines)
 
@@ -151,7 +154,7 @@ def main() -> None:
     begin = time.monotonic()
     args.project = args.project.resolve()
     arms = models(args.project / "models", args.block)
-    rows = [(mode, c) for mode in MODES for c in run_control(mode, args, arms)]
+    rows = [(mode, row) for mode in MODES for row in run_control(mode, args, arms)]
     minutes = (time.monotonic() - begin) / 60
     print(table(rows))
     print(f"\n{args.seeds} seeds, {args.epochs} epochs, {minutes:.1f} minutes")

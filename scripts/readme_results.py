@@ -45,7 +45,7 @@ def lines(results: Results, metrics: list[str]) -> list[str]:
             number(row.mean),
             number(c.difference, sign=True),
             interval(c.interval),
-            f"**{c.verdict}**",
+            row.verdict.replace(c.verdict, f"**{c.verdict}**", 1),
         ]
         out.append("| " + " | ".join(cells) + " |")
     return out

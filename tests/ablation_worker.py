@@ -14,10 +14,13 @@ import time
 import zipfile
 from pathlib import Path
 
+from yolo_attn.explain.use_table import BlockUse
+
 EPOCHS = 4
 ARMS = ("baseline", "block")
 SEEDS = (0, 1)
 IMAGES = 20
+BLOCKS = [BlockUse(10, "NonLocal", "P5", None, 0.002, 0.004)]
 
 
 def jobs_in(folder: Path, after_crash: str):
@@ -124,7 +127,8 @@ def evaluate(trial, options: dict) -> None:
     world = World(np.random.default_rng(0), IMAGES)
     world.rng = np.random.default_rng(int(state["chain"][:12], 16))
     save_records(folder / "records.npz", {"coco": world.trial(0.2)})
-    write_json(folder / "metrics.json", {"coco": {"metrics": {"AP": 0.0}, "per_class": {}}})
+    metrics = {"coco": {"metrics": {"AP": 0.0}, "per_class": {}}}
+    write_json(folder / "metrics.json", {**metrics, "blocks": [b.as_dict() for b in BLOCKS]})
 
 
 if __name__ == "__main__":

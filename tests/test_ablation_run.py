@@ -87,6 +87,11 @@ def test_a_study_leaves_a_table_records_and_the_models_of_bare_yolo(cwd: Path) -
     record = trials(folder)[f"{ARMS[1]}/1"].record
     assert record["epochs"] == 2 and record["versions"]["ultralytics"]
     assert record["peak_memory"] > 1e8
+    uses = {n: [b["block"] for b in t.record["blocks"]] for n, t in trials(folder).items()}
+    wanted = {ARMS[0]: [], ARMS[1]: ["GlobalContext"] * 3, ARMS[2]: ["SE"] * 3}
+    assert uses == {f"{arm}/{seed}": wanted[arm] for arm in ARMS for seed in SEEDS}
+    with open(folder / "blocks.csv", newline="") as file:
+        assert [r["block"] for r in csv.DictReader(file)] == wanted[ARMS[1]] + wanted[ARMS[2]]
     # Ultralytics 8.3.0 writes no times.
     results = folder / ARMS[1] / "1" / "train" / "results.csv"
     timed = "time" in results.read_text().splitlines()[0].replace(" ", "").split(",")

@@ -358,6 +358,13 @@ def test_identity_at_the_start_where_declared(name: str, options: dict) -> None:
         same = y.shape == first.shape and torch.equal(y, first)
         declared = getattr(block, "starts_as_identity", block_info(name).identity_at_start)
         assert same == declared and (options or declared == block_info(name).identity_at_start)
+    zero = block.zero_started() if hasattr(block, "zero_started") else None
+    assert (zero is not None) == declared, "zero_started() tells what makes it the identity"
+    if zero is not None:
+        assert not zero.any()
+        with torch.no_grad():
+            zero.fill_(0.5)
+        assert not torch.equal(outputs(block(x))[0], first)
 
 
 @each_case

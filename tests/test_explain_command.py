@@ -96,6 +96,36 @@ def test_command_measures_independence_and_fields(explain, small, files, tmp_pat
     assert (out / "receptive-field.png").stat().st_size > 1000
 
 
+def test_command_says_how_much_blocks_are_used(explain, small, files, tmp_path):
+    answer = json.loads(explain(small, files, "--use", "--imgsz", 64, "--json"))
+    (blocks,) = answer.values()
+    assert all(list(b) == ["layer", "block", "gate", "gamma", "change"] for b in blocks)
+    found = {b["layer"]: (b["block"], b["gate"], b["gamma"], b["change"]) for b in blocks}
+    # Random weights: two blocks start as the identity, the others do not.
+    assert found[2] == ("NonLocal", None, 0, 0) and found[3] == ("GlobalContext", None, 0, 0)
+    assert found[4][:3] == ("CBAM", None, None) and found[4][3] > 0.1
+    lines = explain(small, files, "--use", "--imgsz", 64, "--out", tmp_path / "o").splitlines()
+    assert max(map(len, lines[:6])) <= 80 and "mean of 2 images" in lines[5]
+    assert json.loads((tmp_path / "o" / "use.json").read_text()) == answer
+
+
+def test_only_use_needs_no_folder(monkeypatch, capsys, small, files):
+    from yolo_attn import cli
+
+    monkeypatch.setattr(sys, "argv", ["yolo-attn", "explain", str(small), str(files)])
+    with pytest.raises(SystemExit) as exit_:
+        cli.main()
+    assert exit_.value.code == 2 and "--out" in capsys.readouterr().err
+
+
+def test_use_of_a_stock_model_is_refused_in_one_line(explain, files):
+    line = explain("yolov8n.yaml", files, "--use", ok=False).strip()
+    assert line == (
+        "yolo-attn: error: yolov8n.yaml: none of its rows is a registered block "
+        "(`yolo-attn blocks`)"
+    )
+
+
 def test_claim_writes_its_page(explain, tmp_path):
     options = ("--claim", "--imgsz", 64, "--seeds", 1, "--out", tmp_path, "--json")
     rows = json.loads(explain("yolov8n.yaml", *options))
@@ -118,6 +148,8 @@ def test_claim_writes_its_page(explain, tmp_path):
         (["yolov8n-se.yaml", "0.png", "--claim", "--independence"], "choose one"),
         (["yolov8n-se.yaml", "0.png", "--trained", "a.pt"], "goes with --claim"),
         (["yolov8n-se.yaml"], "at least one image"),
+        (["yolov8n-se.yaml", "--use"], "at least one image"),
+        (["yolov8n-se.yaml", "0.png", "--use", "--layer", "SE"], "--layer does not go with --use"),
     ],
 )
 def test_command_refuses_in_one_line(args, message, files, tmp_path, monkeypatch, explain):

@@ -167,6 +167,7 @@ def test_two_processes_train_together(place: Path) -> None:
     ranks = re.findall(r"rank (\d) of 2 blocks \['NonLocal'\] md5 (\w+)", done.stdout)
     assert sorted(r for r, _ in ranks) == ["0", "1"], done.stdout[-2000:]
     assert ranks[0][1] == ranks[1][1], "the ranks drifted apart"
+    assert (done.stdout + done.stderr).count("Blocks of best.pt:") == 1, "rank 0 alone prints it"
 
 
 def test_the_plain_yaml_and_other_tasks_train(place: Path) -> None:

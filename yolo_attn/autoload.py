@@ -40,6 +40,10 @@ REDIRECTS = {
         "BaseTrainer.setup_model": "yolo_attn.seam.freeze:setup_model",
         "BaseTrainer.save_metrics": "yolo_attn.seam.size_metrics:save_metrics",
     },
+    # Trainers call it by name from the list of default callbacks; a subclass cannot hide it.
+    "ultralytics.utils.callbacks.base": {
+        "on_train_end": "yolo_attn.seam.block_use:on_train_end",
+    },
     "ultralytics.models.yolo.detect.val": {
         "DetectionValidator.init_metrics": "yolo_attn.seam.size_metrics:init_metrics",
         "DetectionValidator.update_metrics": "yolo_attn.seam.size_metrics:update_metrics",

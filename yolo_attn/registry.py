@@ -38,7 +38,8 @@ class BlockInfo:
         cost: What dominates, in ``N = H*W`` and ``C``.
         identity_at_start: Whether the output equals the (first) input before training, with default
             options. Where that depends on the options, the block has an attribute
-            `starts_as_identity`.
+            `starts_as_identity`. A method ``zero_started()`` returns the parameter whose zero makes
+            it so, None where it is not so; explain/use.py measures how far that has moved.
         placement: Where the paper puts the block, in one sentence.
         width_options: Options that are channel counts; a YAML row has them scaled with the model's
             width, as Ultralytics does for its own modules.

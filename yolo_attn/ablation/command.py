@@ -224,8 +224,12 @@ def _print_results(results: Any, as_json: bool) -> None:
         answer = {
             "study": results.study.name,
             "folder": str(results.study.folder),
-            "comparisons": [{"protocol": p, **c.as_dict()} for p, c in results.comparisons],
+            "comparisons": [
+                {"protocol": p, **c.as_dict(), "sentence": results.verdict(c)}
+                for p, c in results.comparisons
+            ],
             "arms": results.arms,
+            "blocks": {arm: [b.as_dict() for b in use] for arm, use in results.use.items()},
             "flags": results.flags,
             "failed": results.failed,
             "unfinished": results.unfinished,
@@ -240,6 +244,11 @@ def _print_results(results: Any, as_json: bool) -> None:
         costs.add_row(*map(escape, cells))
     console = _console()
     console.print(table)
+    if rows := tables.use_cells(results):
+        blocks = Table(*tables.use_headers(), title="Are the blocks used? Means over seeds")
+        for cells in rows:
+            blocks.add_row(*map(escape, cells))
+        console.print(blocks)
     console.print(costs)
     for flag in results.flags:
         print(f"note: {flag}")

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from yolo_attn.ablation.store import TrialFolder, write_json
+from yolo_attn.errors import YoloAttnError
 from yolo_attn.evaluation import protocols
 from yolo_attn.evaluation.boxes import Detections, GroundTruth
 from yolo_attn.evaluation.records import save_records
@@ -59,7 +60,21 @@ def evaluate_trial(
         )
         more["slicing"] = found.slicing
     more["notes"] = [*found.notes, *found.warnings.lines()]
+    try:
+        more["blocks"] = _use_of_blocks(best, list(found.truth.image), device)
+    except YoloAttnError as error:  # images of other than three channels
+        more["notes"].append(f"the use of the blocks is not measured: {error}")
     write_results(folder, found.truth.gt, found.dets, found.truth.image, protocols, more)
+
+
+def _use_of_blocks(best: str, images: list[str], device: str | None) -> list[dict[str, Any]]:
+    """What the table after the training says, for every block of the checkpoint."""
+    from yolo_attn.evaluation.predict import torch_device
+    from yolo_attn.explain import hooks, use
+
+    subject = hooks.load(best)
+    subject.model.to(torch_device(device))
+    return [block.as_dict() for block in use.measure(subject, use.spread(images))[0]]
 
 
 def write_results(

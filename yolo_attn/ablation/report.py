@@ -1,4 +1,7 @@
-"""The report of a study: report.html, table.csv, table.tex and every picture as PNG and SVG."""
+"""The report of a study: report.html, table.csv, table.tex and every picture as PNG and SVG.
+
+Where blocks were measured, blocks.csv and blocks.tex say how much they are used.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,8 @@ from yolo_attn.ablation.store import DONE, TrialFolder, read_json, write_text
 from yolo_attn.evaluation.predict import image_paths
 
 PAGE, FIGURES = "report.html", "figures"
-NUMERIC = {3, 4, 5, 6, 7, 8, 10}  # columns of `tables.cells`
+NUMERIC = {3, 4, 5, 6, 7, 8, 10, 11}  # columns of `tables.cells`
+USE_NUMERIC = {1, 4, 5, 6}  # columns of `tables.use_cells`
 
 
 def write_report(folder: Path, device: str | None = None) -> Results:
@@ -39,6 +43,9 @@ def write_report(folder: Path, device: str | None = None) -> Results:
     folder = results.study.folder
     write_text(folder / "table.csv", tables.as_csv(results))
     write_text(folder / "table.tex", tables.as_latex(results))
+    if tables.use_cells(results):
+        write_text(folder / "blocks.csv", tables.use_as_csv(results))
+        write_text(folder / "blocks.tex", tables.use_as_latex(results))
     missing = [m for m in ("plotly", "jinja2", "matplotlib") if not importlib.util.find_spec(m)]
     if missing:
         results.flags.append(
@@ -68,6 +75,9 @@ def page(results: Results) -> str:
         headers=tables.headers(),
         rows=[tables.cells(row) for row in tables.rows_of(results)],
         numeric=NUMERIC,
+        use_headers=tables.use_headers(),
+        use=tables.use_cells(results),
+        use_numeric=USE_NUMERIC,
         cost_headers=list(tables.COST_COLUMNS.values()),
         costs=tables.cost_cells(results),
         cost_note=_cost_note(results),

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from yolo_attn.ablation.block_use import mean_use, remark
 from yolo_attn.ablation.evaluate_trial import RECORDS
 from yolo_attn.ablation.runner import load_study
 from yolo_attn.ablation.spec import Study
@@ -13,6 +14,7 @@ from yolo_attn.ablation.statistics import Comparison, compare_arms
 from yolo_attn.ablation.store import DONE, FAILED, TrialFolder, read_json
 from yolo_attn.errors import YoloAttnError
 from yolo_attn.evaluation.records import MatchRecords, load_records
+from yolo_attn.explain.use_table import BlockUse
 
 COSTS = "costs.json"
 # Protocol -> the metrics of the table, in order.
@@ -46,6 +48,7 @@ class Results:
         comparisons: (protocol, comparison) for every metric and arm but the baseline.
         arms: arm -> parameters, GFLOPs, and what was measured (see `costs`).
         flags: what a reader should know, one sentence each.
+        use: arm -> how much each of its blocks is used, means over the seeds.
     """
 
     study: Study
@@ -55,6 +58,14 @@ class Results:
     comparisons: list[tuple[str, Comparison]]
     arms: dict[str, dict[str, Any]]
     flags: list[str] = field(default_factory=list)
+    use: dict[str, list[BlockUse]] = field(default_factory=dict)
+
+    def verdict(self, comparison: Comparison) -> str:
+        """The verdict in words; a block that is hardly used is named in the same sentence."""
+        if comparison.difference is None:
+            return comparison.verdict
+        own = self.use.get(comparison.arm, [])
+        return comparison.verdict + remark(own, self.use.get(self.study.baseline, []))
 
     def mean(self, arm: str, protocol: str, metric: str) -> float | None:
         """Mean over an arm's finished seeds in percent; None without one or without objects."""
@@ -102,7 +113,8 @@ def collect(folder: Path) -> Results:
         for arm in study.arms
     }
     flags = [*stored["flags"], *_flags(trials)]
-    return Results(study, trials, failed, unfinished, comparisons, arms, flags)
+    use = {arm: mean_use(t.record for t in found.values()) for arm, found in trials.items()}
+    return Results(study, trials, failed, unfinished, comparisons, arms, flags, use)
 
 
 def _records(

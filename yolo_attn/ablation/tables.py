@@ -7,8 +7,10 @@ import io
 from dataclasses import dataclass
 from typing import Any
 
+from yolo_attn.ablation.block_use import largest_change
 from yolo_attn.ablation.results import METRICS, Results
 from yolo_attn.ablation.statistics import Comparison, Interval
+from yolo_attn.explain import use_table
 
 COST_COLUMNS = {
     "parameters": "parameters",
@@ -22,7 +24,10 @@ COST_COLUMNS = {
 
 @dataclass(frozen=True)
 class Row:
-    """An arm in one metric; `comparison` is None for the baseline."""
+    """An arm in one metric; `comparison` is None for the baseline.
+
+    `verdict` is the comparison's in a sentence, `change` the largest of the arm's blocks.
+    """
 
     protocol: str
     metric: str
@@ -30,6 +35,8 @@ class Row:
     trials: int
     mean: float | None
     comparison: Comparison | None
+    verdict: str
+    change: float | None
 
 
 def rows_of(results: Results) -> list[Row]:
@@ -37,26 +44,23 @@ def rows_of(results: Results) -> list[Row]:
     found = {(p, c.metric, c.arm): c for p, c in results.comparisons}
     baseline = results.study.baseline
     arms = [baseline, *(a.name for a in results.study.arms if a.name != baseline)]
-    return [
-        Row(
-            protocol,
-            metric,
-            arm,
-            len(results.trials[arm]),
-            results.mean(arm, protocol, metric),
-            found.get((protocol, metric, arm)),
-        )
-        for protocol in results.study.protocols
-        for metric in METRICS[protocol]
-        for arm in arms
-    ]
+    rows = []
+    for protocol in results.study.protocols:
+        for metric in METRICS[protocol]:
+            for arm in arms:
+                c = found.get((protocol, metric, arm))
+                trials, mean = len(results.trials[arm]), results.mean(arm, protocol, metric)
+                verdict = results.verdict(c) if c else ""
+                change = largest_change(results.use.get(arm, []))
+                rows.append(Row(protocol, metric, arm, trials, mean, c, verdict, change))
+    return rows
 
 
 def headers() -> list[str]:
     """Titles of the columns of `cells`."""
     return [
         "protocol", "metric", "arm", "seeds", "mean", "difference", "95 % interval",
-        "P(better)", "p (Holm)", "verdict", "detectable",
+        "P(better)", "p (Holm)", "verdict", "block change", "detectable",
     ]  # fmt: skip
 
 
@@ -64,16 +68,33 @@ def cells(row: Row) -> list[str]:
     """A row as text; differences in percent points."""
     c = row.comparison
     start = [row.protocol, row.metric, row.arm, str(row.trials), number(row.mean)]
+    change = use_table.percent(row.change)
     if c is None:
-        return [*start, "baseline" if row.trials else "-", "", "", "", "", ""]
+        return [*start, "baseline" if row.trials else "-", "", "", "", "", change, ""]
     return [
         *start,
         number(c.difference, sign=True),
         interval(c.interval) if c.interval else f"{interval(c.images)} (images alone)",
         number(c.p_better, 3),
         number(c.p_holm, 3),
-        c.verdict,
+        row.verdict,
+        change,
         number(c.detectable),
+    ]
+
+
+def use_headers() -> list[str]:
+    """Titles of the columns of `use_cells`."""
+    return ["arm", "layer", "block", "where", "|g|", "|gamma|", "change of its input"]
+
+
+def use_cells(results: Results) -> list[list[str]]:
+    """One row for each block of each arm, means over the seeds; empty if nothing was measured."""
+    return [
+        [arm, str(b.layer), b.block, b.where]
+        + [use_table.number(b.gate), use_table.number(b.gamma), use_table.percent(b.change)]
+        for arm, blocks in results.use.items()
+        for b in blocks
     ]
 
 
@@ -112,7 +133,7 @@ def as_csv(results: Results) -> str:
         "p_better", "p", "p_holm", "verdict", "detectable",
     ]  # fmt: skip
     write.writerow(
-        ["protocol", "metric", "arm", "trials", "mean", *statistics, *COST_COLUMNS],
+        ["protocol", "metric", "arm", "trials", "mean", *statistics, "block_change", *COST_COLUMNS],
     )
     for row in rows_of(results):
         values: list[Any] = [""] * len(statistics)
@@ -122,7 +143,19 @@ def as_csv(results: Results) -> str:
             values = [c.difference, *edges, c.p_better, c.p, c.p_holm, c.verdict, c.detectable]
         cost = [results.arms[row.arm].get(key) for key in COST_COLUMNS]
         start = [row.protocol, row.metric, row.arm, row.trials, row.mean]
-        write.writerow(["" if v is None else v for v in (*start, *values, *cost)])
+        write.writerow(["" if v is None else v for v in (*start, *values, row.change, *cost)])
+    return out.getvalue()
+
+
+def use_as_csv(results: Results) -> str:
+    """Unrounded, one line for each block of each arm; `change` is a share of its input."""
+    out = io.StringIO()
+    write = csv.writer(out, lineterminator="\n")
+    write.writerow(["arm", "layer", "block", "where", "gate", "gamma", "change"])
+    for arm, blocks in results.use.items():
+        for b in blocks:
+            values = ("" if v is None else v for v in (b.gate, b.gamma, b.change))
+            write.writerow([arm, b.layer, b.block, b.where, *values])
     return out.getvalue()
 
 
@@ -145,6 +178,21 @@ def as_latex(results: Results) -> str:
         if any(r.comparison for r in rows):
             below = [_tex_difference(r.comparison) for r in rows]
             lines.append(" & ".join(["", *below]) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+
+
+def use_as_latex(results: Results) -> str:
+    """`use_cells` as a booktabs table."""
+    titles = [title.replace("|", "$|$") for title in map(_tex, use_headers())]
+    lines = [
+        "% Needs booktabs. Are the blocks used? Means over seeds; change: L2 of what the block",
+        f"% changes over L2 of its input. Study {results.study.name}.",
+        r"\begin{tabular}{lrllrrr}",
+        r"\toprule",
+        " & ".join(titles) + r" \\",
+        r"\midrule",
+        *(" & ".join(map(_tex, cells)) + r" \\" for cells in use_cells(results)),
+    ]
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
 

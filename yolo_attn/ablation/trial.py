@@ -73,12 +73,15 @@ def run_job(job: Job, device: str) -> dict[str, Any]:
             return folder.write(status=FAILED, error=error)
         record = folder.record
         seconds = record.get("train_seconds", 0.0) + record.get("evaluation_seconds", 0.0)
+        metrics = read_json(folder.path / "metrics.json")
         return folder.write(
             status=DONE,
             error=None,
             seconds=seconds,
             finished=time.time(),
-            metrics=read_json(folder.path / "metrics.json"),
+            # Not there in a trial that an older release evaluated and was killed after.
+            blocks=metrics.pop("blocks", []),
+            metrics=metrics,
         )
 
 

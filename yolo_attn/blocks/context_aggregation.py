@@ -62,6 +62,10 @@ class ContextAggregation(nn.Module):
             nn.init.zeros_(bias_of(conv))
         nn.init.zeros_(self.m.weight)
 
+    def zero_started(self) -> Tensor:
+        """Weights of W_m."""
+        return self.m.weight
+
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, H, W) -> (B, C, H, W)``."""
         y = self.m(self.v(attention_pool(x, self.k(x))))

@@ -69,6 +69,10 @@ class CrissCross(nn.Module):
         self.value = nn.Conv2d(channels, channels, 1)
         self.gamma = nn.Parameter(torch.zeros(1))
 
+    def zero_started(self) -> Tensor:
+        """Gamma."""
+        return self.gamma
+
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, H, W) -> (B, C, H, W)``."""
         for _ in range(self.recurrence):

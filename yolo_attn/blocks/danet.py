@@ -68,6 +68,10 @@ class PositionAttention(nn.Module):
         self.value = nn.Conv2d(channels, channels, 1)
         self.gamma = nn.Parameter(torch.zeros(1))
 
+    def zero_started(self) -> Tensor:
+        """Gamma."""
+        return self.gamma
+
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, H, W) -> (B, C, H, W)``."""
         q, k, v = (tokens(conv(x)) for conv in (self.query, self.key, self.value))
@@ -120,6 +124,10 @@ class ChannelGram(nn.Module):
         self.sign = check_choice("ChannelGram", "sign", sign, SIGNS)
         self.out_channels = channels
         self.gamma = nn.Parameter(torch.zeros(1))
+
+    def zero_started(self) -> Tensor:
+        """Gamma."""
+        return self.gamma
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, H, W) -> (B, C, H, W)``."""

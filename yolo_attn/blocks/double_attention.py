@@ -88,6 +88,10 @@ class DoubleAttention(nn.Module):
             nn.init.zeros_(self.out.weight)
             nn.init.zeros_(bias_of(self.out))
 
+    def zero_started(self) -> Tensor | None:
+        """Weights of W_o; None where no shortcut makes their zero the identity."""
+        return self.out.weight if self.out is not None and self.form == "residual" else None
+
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, H, W) -> (B, C, H, W)``; m channels with ``form: plain``."""
         alpha, g = self._distribution(x), self._gather(x)

@@ -149,6 +149,12 @@ class FPTGround(nn.Module):
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
 
+    def zero_started(self) -> Tensor | None:
+        """Scales of the BN, or weights of W without one; None where neither is the identity."""
+        if not self.starts_as_identity:
+            return None
+        return self.out.weight if self.norm is None else self.norm.weight
+
     def forward(self, xs: list[Tensor]) -> Tensor:
         """``[(B, C, H, W), (B, C_high, H', W')] -> (B, C, H, W)``."""
         low, high = xs

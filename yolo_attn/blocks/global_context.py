@@ -76,6 +76,10 @@ class GlobalContext(nn.Module):
         if self.mask is not None:
             nn.init.kaiming_normal_(self.mask.weight, mode="fan_in", nonlinearity="relu")
 
+    def zero_started(self) -> Tensor | None:
+        """Weights of W2; None where a gate makes another start of their zero."""
+        return self.add.w2.weight if self.starts_as_identity else None
+
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, H, W) -> (B, C, H, W)``."""
         if self.mask is None:

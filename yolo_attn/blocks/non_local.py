@@ -154,6 +154,10 @@ class NonLocal(nn.Module):
             variance /= abs(self.scale) * weight.shape[0] ** 0.5
         return variance**0.5
 
+    def zero_started(self) -> Tensor:
+        """Scales of the norm, or weights of W_z without one."""
+        return self.out.weight if self.norm is None else self.norm.weight
+
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, *spatial) -> (B, C, *spatial)``."""
         if not self.group_size:

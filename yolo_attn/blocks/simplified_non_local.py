@@ -52,6 +52,10 @@ class SimplifiedNonLocal(nn.Module):
         nn.init.zeros_(self.value.weight)
         nn.init.zeros_(bias_of(self.value))
 
+    def zero_started(self) -> Tensor:
+        """Weights of W_v."""
+        return self.value.weight
+
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, H, W) -> (B, C, H, W)``."""
         return x + self.value(attention_pool(x, self.key(x)))

@@ -20,6 +20,7 @@ from torch import nn
 from yolo_attn.errors import YoloAttnError
 from yolo_attn.explain.hooks import Subject, run, subject
 from yolo_attn.explain.receptive_field import SHARES, Field, block_fields, square_inputs
+from yolo_attn.explain.use import relative_change
 
 SIDES = (224, 640)  # 224: P4 is 14 x 14 and P5 is 7 x 7
 LEVELS = ("P3", "P4", "P5")
@@ -172,7 +173,7 @@ def _strengths(network: Subject, inputs: Sequence[torch.Tensor]) -> list[float]:
     for x in inputs:
         run(network, x, layers)
         same = [la for la in layers if getattr(la.output, "shape", None) == la.first.shape]
-        added.append([float((la.output - la.first).norm() / la.first.norm()) for la in same])
+        added.append([float(relative_change(la.first, la.output)) for la in same])
     return np.mean(added, axis=0).tolist()
 
 

@@ -32,7 +32,12 @@ def explain_command(
     conf: float = typer.Option(0.1, min=0.0, max=1.0, help="Lowest confidence of detections."),
     layer: Optional[str] = typer.Option(None, help="Only this block: its row, or its class."),
     imgsz: Optional[int] = typer.Option(None, min=32, help="Input size; by default of training."),
-    out: Path = typer.Option(..., help="Folder to write to; it is made."),
+    out: Optional[Path] = typer.Option(
+        None, help="Folder to write to; it is made. Required, except with --use."
+    ),
+    use: bool = typer.Option(
+        False, "--use", help="Instead: how much does each block change what it reads?"
+    ),
     independence: bool = typer.Option(
         False, "--independence", help="Instead: do the attention maps depend on the query?"
     ),
@@ -64,6 +69,7 @@ def explain_command(
     modes = [
         name
         for name, on in (
+            ("--use", use),
             ("--independence", independence),
             ("--receptive-field", receptive_field),
             ("--claim", claim),
@@ -78,7 +84,7 @@ def explain_command(
     for option, value in (("--query", query), ("--cam", cam)):
         if value and mode:
             raise YoloAttnError(f"{option} does not go with {mode}")
-    if layer is not None and mode in ("--receptive-field", "--claim"):
+    if layer is not None and mode in ("--use", "--receptive-field", "--claim"):
         raise YoloAttnError(f"--layer does not go with {mode}")
     if queries != AUTO:
         raise YoloAttnError(f"--queries {queries!r}: accepted is 'auto' (or --query X,Y)")
@@ -89,10 +95,15 @@ def explain_command(
     from yolo_attn.explain.hooks import find_images
 
     files = find_images(images or [])
-    _make_folder(out)
+    if out is not None:
+        _make_folder(out)
+    elif not use:
+        raise typer.BadParameter("required, except with --use", param_hint="'--out'")
     # Ultralytics logs to stdout, which is for the answer.
     with redirect_stdout(sys.stderr), _progress() as step:
-        if mode == "--independence":
+        if out is None or mode == "--use":
+            answer = _use(model, files, imgsz, out, step)
+        elif mode == "--independence":
             answer = _independence(model, files, layer, imgsz, out, step)
         elif mode == "--receptive-field":
             answer = _receptive_field(model, baseline, files, imgsz, out, step)
@@ -206,6 +217,27 @@ def _stems(files: List[Path]) -> List[str]:
             stem, n = f"{file.stem}-{n}", n + 1
         stems.append(stem)
     return stems
+
+
+def _use(
+    model: str,
+    files: List[Path],
+    imgsz: Optional[int],
+    out: Optional[Path],
+    step: Callable[[int, int], None],
+) -> Dict[str, Any]:
+    from yolo_attn.explain import hooks, use
+    from yolo_attn.explain.use_table import table
+
+    blocks, count = use.measure(hooks.load(model), files, imgsz, step=step)
+    if not blocks:
+        raise YoloAttnError(f"{model}: none of its rows is a registered block (`yolo-attn blocks`)")
+    rows = [{k: v for k, v in b.as_dict().items() if k != "where"} for b in blocks]
+    lines = table(blocks, f"{count} image{'s' if count != 1 else ''}")
+    if out is not None:
+        (out / "use.json").write_text(json.dumps({"blocks": rows}, indent=2), encoding="utf-8")
+        lines.append(f"wrote {out / 'use.json'}")
+    return {"lines": lines, "json": {"blocks": rows}}
 
 
 def _independence(
