@@ -27,8 +27,8 @@ def maxima_of_bins(x: Tensor, bins: int, dim: int) -> Tensor:
     end = torch.div((index + 1) * length + bins - 1, bins, rounding_mode="floor")
     longest = torch.arange((length + bins - 1) // bins + 1, device=x.device)
     positions = torch.minimum(start + longest, end - 1)
-    listed = x.index_select(dim, positions.flatten())
-    return listed.unflatten(dim, (bins, -1)).amax(dim)
+    after = [slice(None)] * (-dim - 1)
+    return x[(..., positions, *after)].amax(dim)
 
 
 def pyramid_max(x: Tensor, sizes: Sequence[int]) -> Tensor:
