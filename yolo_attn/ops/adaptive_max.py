@@ -17,9 +17,9 @@ def maxima_of_bins(x: Tensor, bins: int, dim: int) -> Tensor:
     """Maxima of the bins along one axis, which they replace.
 
     Args:
-        x: Any shape.
+        x: ``(..., H, W)``.
         bins: s.
-        dim: The axis, counted from the end (negative).
+        dim: The axis: -1, the last one, or -2.
     """
     length = x.shape[dim]
     index = torch.arange(bins, device=x.device)[:, None]
@@ -27,8 +27,7 @@ def maxima_of_bins(x: Tensor, bins: int, dim: int) -> Tensor:
     end = torch.div((index + 1) * length + bins - 1, bins, rounding_mode="floor")
     longest = torch.arange((length + bins - 1) // bins + 1, device=x.device)
     positions = torch.minimum(start + longest, end - 1)
-    after = [slice(None)] * (-dim - 1)
-    return x[(..., positions, *after)].amax(dim)
+    return (x[..., positions] if dim == -1 else x[..., positions, :]).amax(dim)
 
 
 def pyramid_max(x: Tensor, sizes: Sequence[int]) -> Tensor:
