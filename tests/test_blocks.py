@@ -65,6 +65,7 @@ VARIANTS = {
     "RevColumns": [
         {"columns": 2, "drop_path": 0.05, "kernel_size": 5, "depths": [1, 2, 1, 1]},
         {"reversible": False, "widths": [8, 16, 24, 40]},
+        {"columns": 2, "layer_scale_init": 0},
     ],
     "RevColAttnFusion": [{"context": False, "rd_channels": 4}],
     "DoubleAttention": [
