@@ -121,6 +121,11 @@ class NonLocal(nn.Module):
         self.norm = NORMS[dimension](channels) if norm == "bn" else None
         self.reset_parameters()
 
+    @property
+    def map_dimension(self) -> int:
+        """Spatial dimensions of the maps that the block reads; a model has maps of 2 only."""
+        return self.dimension
+
     def reset_parameters(self) -> None:
         """Normal(0, 0.01) convolutions, zero biases, zero last layer: starts as the identity."""
         for name, parameter in self.named_parameters():
