@@ -102,9 +102,13 @@ class _Draft:
     def __init__(self, file: Path, name: str):
         self.file, self.name = file, name
 
+    def put(self, lines: list[str]) -> None:
+        """Write it as it is."""
+        self.file.write_text("\n".join(lines), encoding="utf-8")
+
     def write(self, lines: list[str]) -> None:
         """Write and check it; errors name the file that it will be."""
-        self.file.write_text("\n".join(lines), encoding="utf-8")
+        self.put(lines)
         try:
             check(str(self.file))
         except YoloAttnError as error:
@@ -125,14 +129,13 @@ def _start(
 ) -> str:
     """Add `identity_start` to the draft where that is wanted and possible; say which it is."""
     what = f"{info.name} is not the identity at the start"
-    if info.layer:
-        return f"{what}, and a layer has no identity_start: the model starts away from its base"
-    if not wanted:
+    if info.layer or not wanted:
         return f"{what}, so the model starts away from its base's predictions"
+    draft.put([*head, START, *inserts])
     try:
-        draft.write([*head, START, *inserts])
+        run(load_model_yaml(str(draft.file)))  # one scale: no scale decides what is refused here
     except YoloAttnError as error:
-        draft.write([*head, *inserts])
+        draft.put([*head, *inserts])
         reason = str(error).rsplit(f"{info.name}: ", 1)[-1]
         return f"{what} and cannot be made to start so ({reason})"
     return (

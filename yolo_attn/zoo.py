@@ -16,6 +16,7 @@ import yaml
 from yolo_attn.errors import YoloAttnError
 from yolo_attn.paths import zoo_dir
 from yolo_attn.registry import find_block
+from yolo_attn.seam.compat import host_version
 from yolo_attn.seam.dry_run import load_model_yaml, run, scales_of
 from yolo_attn.seam.location import PROVENANCE
 from yolo_attn.seam.overlay import find_model_yaml, read_yaml
@@ -69,7 +70,8 @@ def select(pattern: str, scale: str = "") -> list[str]:
     Args:
         pattern: Shell pattern of file names; without ``.yaml`` or ``*`` at its end, what they begin
             with.
-        scale: Scale letter; by default each model's smallest. Models without it are left out.
+        scale: Scale letter; by default each model's smallest. Models without it are left out, and
+            so are those of a family that the installed Ultralytics has not yet.
 
     Returns:
         Names for :func:`describe`; configs first, then bases.
@@ -83,6 +85,13 @@ def select(pattern: str, scale: str = "") -> list[str]:
         raise YoloAttnError(
             f"no config of the zoo matches {pattern!r} (`yolo-attn zoo` lists them all)"
         )
+    absent = [n for n in found if not is_known(n)]
+    found = [n for n in found if n not in absent]
+    if not found:
+        raise YoloAttnError(
+            f"{absent[0]}: the installed Ultralytics {host_version()} has no "
+            f"{read_yaml(zoo_dir() / absent[0])['base']} (accepted: a newer release)"
+        )
     letters = {n: _scales_of_file(n) for n in found}
     if scale:
         found = [n for n in found if scale in letters[n]]
@@ -92,6 +101,13 @@ def select(pattern: str, scale: str = "") -> list[str]:
             f"{pattern} has no scale {scale!r} (it has {', '.join(known) or 'no scales'})"
         )
     return [with_scale(n, scale or letters[n][0]) for n in found]
+
+
+def is_known(name: str) -> bool:
+    """Whether the installed Ultralytics has the family of a model of the zoo."""
+    path = find_model_yaml(name, beside=zoo_dir())
+    d = read_yaml(path) if path else {}
+    return path is not None and ("base" not in d or is_known(d["base"]))
 
 
 def _scales_of_file(name: str) -> list[str]:
