@@ -1,4 +1,4 @@
-"""Write the zoo's overlays to cfg/ from one table of places; a test holds the files to it.
+"""Write the zoo's overlays to cfg/ from one table (zoo_places.py); a test holds the files to it.
 
 Names: ``<base>-<block in lower case>.yaml``; a base with scales takes the letter of its scale
 (``yolov8n-simam.yaml``). Example: python scripts/write_zoo.py
@@ -10,213 +10,23 @@ import argparse
 import textwrap
 from pathlib import Path
 
+from zoo_places import (
+    CHEAPEST,
+    FAMILIES,
+    MAIN,
+    MORE_FAMILIES,
+    NEWEST,
+    OPTIONS,
+    P2_FAMILIES,
+    P2_PLACES,
+    PLACES,
+    REV_COLUMNS,
+)
+
 from yolo_attn.paths import zoo_dir
 from yolo_attn.registry import block_info, list_blocks
 
 WIDTH = 108  # of comments
-
-# Every block for these bases ...
-FAMILIES = {
-    "yolov5": "YOLOv5 (Ultralytics' anchor-free form)",
-    "yolov7-tiny": "YOLOv7-tiny",
-    "yolov8": "YOLOv8",
-    "yolov9t": "YOLOv9-T",
-    "yolov9c": "YOLOv9-C",
-}
-# ... and the main ones for these.
-MAIN = (
-    "NonLocal", "GlobalContext", "CoordAtt", "CrissCross", "BiFormer", "EMA", "SimAM", "LSK",
-    "CBAM", "ContextAggregation",
-)  # fmt: skip
-MORE_FAMILIES = {"yolov7": "YOLOv7", "yolov8-p2": "YOLOv8 with a stride-4 head"}
-
-STAGES = ("P3", "P4", "P5")
-NECK = ("N3", "N4", "N5")
-COLUMN = (("N3", "N4"), ("N4", "N3", "N5"), ("N5", "N4"))
-GATE = "so every stage that the neck reads gets one."
-
-# Where each block stands (a list of taps is one block with several inputs), and why there.
-PLACES: dict[str, tuple[tuple[str | tuple[str, ...], ...], str]] = {
-    "AFNB": (
-        (("P5", "P4"),),
-        "the deepest map reads pooled means of the stage before it, as stage 5 reads stage 4 in "
-        "the paper.",
-    ),
-    "APNB": (
-        ("P4",),
-        "110 pooled bins stand for the keys, which pays where a map has many more positions than "
-        "that.",
-    ),
-    "BiFormer": (
-        ("P4",),
-        "a transformer block whose positions read 4 of 49 regions; the coarsest map is too small "
-        "to choose among.",
-    ),
-    "CBAM": (STAGES, f"gates for channels, then for positions, cost little, {GATE}"),
-    "ChannelGram": (
-        ("P5",),
-        "channels read each other; in the last stage they stand most nearly for classes, as the "
-        "paper wants them.",
-    ),
-    "Container": (
-        ("P5",),
-        "as in the paper, positions are mixed dynamically in the last stage only, where N^2 is "
-        "small.",
-    ),
-    "ContextAggregation": (
-        NECK,
-        "one block on each level that the head reads, as CATNet's spatial context pyramid.",
-    ),
-    "CoordAtt": (STAGES, f"gates along rows and along columns cost little, {GATE}"),
-    "CrissCross": (
-        ("P4",),
-        "each position reads its row and its column, which saves the more the larger the map is.",
-    ),
-    "DANet": (
-        ("P5",),
-        "position and channel attention side by side; the N^2 branch is cheapest on the coarsest "
-        "map.",
-    ),
-    "DASI": (
-        (("N4", "N3", "N5"),),
-        "the middle level chooses, channel by channel, between its finer and its coarser "
-        "neighbour.",
-    ),
-    "DoubleAttention": (
-        ("P3", "P4"),
-        "gathering descriptors and handing them out is linear in N, so at the strides of the "
-        "paper's res3 and res4.",
-    ),
-    "ECA": (STAGES, f"a channel gate of a few weights, {GATE}"),
-    "EMA": (
-        NECK,
-        "one spatial gate for each group of channels, behind every stage of the neck that the head "
-        "reads.",
-    ),
-    "EMAU": (
-        ("P5",),
-        "rebuilds the last map from 64 bases between backbone and neck, as the paper does in front "
-        "of the classifier.",
-    ),
-    "FPTGround": (
-        (("P3", "P4"), ("P4", "P5")),
-        "between backbone and neck, each finer level is grounded on the next coarser one.",
-    ),
-    "FPTRender": (
-        (("P5", "P4"), ("P4", "P3")),
-        "between backbone and neck, each coarser level is rendered with details of the next finer "
-        "one.",
-    ),
-    "FPTSelf": (
-        ("P4", "P5"),
-        "each level reads itself; at stride 8 the N^2 products would cost 16 times those at stride "
-        "16.",
-    ),
-    "FcaNet": (STAGES, f"a channel gate that sees DCT coefficients, {GATE}"),
-    "GAM": (
-        ("P4",),
-        "its two 7 x 7 convolutions have 24.5 C^2 parameters, so one stage before the widest.",
-    ),
-    "GlobalContext": (
-        STAGES,
-        "one context vector for all positions costs little, so behind c3, c4 and c5 as in the "
-        "paper.",
-    ),
-    "LSK": (
-        STAGES,
-        "each position chooses between a small and a large receptive field, after every stage that "
-        "the neck reads.",
-    ),
-    "MDCR": (
-        ("P5",),
-        "four dilations widen the view of the deepest map, the bottom of the paper's U-Net.",
-    ),
-    "MLCA": (STAGES, f"channel gates per cell of a coarse grid cost little, {GATE}"),
-    "NonLocal": (
-        ("P5",),
-        "every position reads every other; the N^2 products are cheapest on the coarsest map.",
-    ),
-    "PPA": (
-        ("N3",),
-        "convolutions beside attention to patches, on the finest level that the head reads: small "
-        "targets are there.",
-    ),
-    "PositionAttention": (
-        ("P5",),
-        "every position reads every other; the N^2 products are cheapest on the coarsest map.",
-    ),
-    "RevColAttnFusion": (
-        COLUMN,
-        "one more column on the neck's levels, which attention weighs at each position.",
-    ),
-    "RevColFusion": (COLUMN, "one more column on the neck's levels: each reads its neighbours."),
-    "SE": (STAGES, f"one gate a channel, from all channel means, {GATE}"),
-    "SEv2": (STAGES, f"one gate a channel, from four dense layers side by side, {GATE}"),
-    "SK": (
-        ("P4", "P5"),
-        "channels choose between receptive fields of 3 and 5, where the maps are small enough for "
-        "two convolutions.",
-    ),
-    "SimAM": (STAGES, f"a gate for each value, without parameters, {GATE}"),
-    "SimplifiedNonLocal": (
-        ("P4", "P5"),
-        "one attention map for all positions is linear in N, so in c4 and c5 as in the paper.",
-    ),
-}
-
-# Small objects are on the stride-4 map, so there it is that map which the blocks refine.
-P2_PLACES: dict[str, tuple[tuple[str, ...], str]] = {
-    "BiFormer": (
-        ("P2",),
-        "positions of the finest map read 4 of 49 regions instead of 25,600 positions at 640 "
-        "pixels.",
-    ),
-    "CBAM": (("P2", "P3"), "gates for channels, then for positions, where small objects are."),
-    "ContextAggregation": (
-        ("N2", *NECK),
-        "one block on each level that the head reads, as CATNet's spatial context pyramid.",
-    ),
-    "CoordAtt": (("P2", "P3"), "gates along rows and along columns, where small objects are."),
-    "CrissCross": (
-        ("P2",),
-        "each position of the finest map reads its row and its column, 319 positions of 25,600 at "
-        "640 pixels.",
-    ),
-    "EMA": (
-        ("N2", "N3"),
-        "one spatial gate for each group of channels, on the two finest levels that the head "
-        "reads.",
-    ),
-    "GlobalContext": (
-        ("P2", "P3"),
-        "one context vector for all positions is linear in N: it also goes where small objects "
-        "are.",
-    ),
-    "LSK": (
-        ("P2", "P3"),
-        "small objects need their surroundings: each position chooses its receptive field.",
-    ),
-    "NonLocal": (
-        ("P2",),
-        "160 x 160 positions at 640 pixels read each other, without the 25,600 x 25,600 matrix.",
-    ),
-    "SimAM": (("P2", "P3"), "a gate for each value, without parameters, where small objects are."),
-}
-
-# The level that the coarsest one reads is twice as large; by default an only neighbour is coarser.
-OPTIONS = {
-    ("RevColFusion", "[N5, N4]"): "[{levels: [2]}]",
-    ("RevColAttnFusion", "[N5, N4]"): "[{levels: [2]}]",
-}
-
-# Widths of the base's own stages, so that its neck keeps its weights; its last row; options.
-REV_COLUMNS = {
-    "yolov5": ("[128, 256, 512, 1024]", "SPPF, [1024, 5]", ""),
-    "yolov7-tiny": ("[64, 128, 256, 512]", "", ", columns: 2"),
-    "yolov8": ("[128, 256, 512, 1024]", "SPPF, [1024, 5]", ""),
-    "yolov9t": ("[32, 64, 96, 128]", "SPPELAN, [128, 64]", ""),
-    "yolov9c": ("[256, 512, 512, 512]", "SPPELAN, [512, 256]", ", columns: 2"),
-}
 
 STACKED = {
     "yolov8-nonlocal-stacked": (
@@ -246,21 +56,36 @@ STACKED = {
 }
 
 
+# The pyramid of the Feature Pyramid Transformer: each level with the maps that the three
+# interactions make of it, in the order in which a level's last row reads them.
+PYRAMID = {
+    "P3": ("self3", "ground34", "ground35"),
+    "P4": ("self4", "ground45", "render43"),
+    "P5": ("self5", "render54", "render53"),
+}
+PYRAMID_FAMILIES = ("yolov5", "yolov8")
+
+
 def write_all() -> dict[str, str]:
     """Text of each file of the zoo that this script writes, by file name."""
     files = {}
-    for base, title in FAMILIES.items():
-        for block in list_blocks():
-            if block == "RevColumns":
-                text = _rev_columns(base, title)
-            else:
-                text = _overlay(base, title, block, *PLACES[block])
-            files[f"{base}-{block.lower()}.yaml"] = text
-    for base, title in MORE_FAMILIES.items():
-        places = P2_PLACES if base == "yolov8-p2" else PLACES
-        for block in MAIN:
-            files[f"{base}-{block.lower()}.yaml"] = _overlay(base, title, block, *places[block])
-    files["yolo11-nonlocal.yaml"] = _overlay("yolo11", "YOLO11", "NonLocal", *PLACES["NonLocal"])
+    finest = {**PLACES, **P2_PLACES}
+    for families, blocks, places in (
+        (FAMILIES, list_blocks(), PLACES),
+        (P2_FAMILIES, list_blocks(), finest),
+        (MORE_FAMILIES, MAIN, PLACES),
+        (NEWEST, CHEAPEST, PLACES),
+        ({"yolo11": NEWEST["yolo11"]}, ["NonLocal"], PLACES),
+    ):
+        for base, title in families.items():
+            for block in blocks:
+                if block == "RevColumns":
+                    text = _rev_columns(base, title)
+                else:
+                    text = _overlay(base, title, block, *places[block])
+                files[f"{base}-{block.lower()}.yaml"] = text
+    for base in PYRAMID_FAMILIES:
+        files[f"{base}-fpt.yaml"] = _pyramid(base, FAMILIES[base])
     for name, (what, paper, text) in STACKED.items():
         files[f"{name}.yaml"] = _comment(what) + _comment(f"{paper}.") + text
     # A name from before there was a rule.
@@ -304,18 +129,48 @@ def _overlay(
 def _rev_columns(base: str, title: str) -> str:
     """RevColumns in place of the backbone."""
     widths, last, options = REV_COLUMNS[base]
+    first = 0 if base in P2_FAMILIES else 1
+    *taps, deepest = (f"P{k + 2}" for k in range(first, 4))
+    read = [", ".join(taps), deepest]
     return (
         _comment(
-            f"{title}'s neck and head on RevColumns, a backbone of reversible columns: training "
+            f"Neck and head of {title} on RevColumns, a backbone of reversible columns: training "
             "keeps the maps of one column only. Its levels have the widths of the base's stages, "
-            "so the neck keeps pretrained weights and reads P3, P4 and P5 as before."
+            f"so the neck keeps pretrained weights and reads {' and '.join(read)} as before."
         )
         + _comment(f"{block_info('RevColumns').paper}.")
         + f"base: {base}.yaml\n"
         + "backbone: # [from, repeats, module, args], in place of the base's\n"
         + f"  - [-1, 1, RevColumns, [{{widths: {widths}{options}}}]]\n"
-        + "".join(f"  - [0, 1, Index, [null, {k}]] # P{k + 2}\n" for k in (1, 2, 3))
+        + "".join(f"  - [0, 1, Index, [null, {k}]] # P{k + 2}\n" for k in range(first, 4))
         + (f"  - [-1, 1, {last}]\n" if last else "")
+    )
+
+
+def _pyramid(base: str, title: str) -> str:
+    """The three interactions of FPT over all levels."""
+    blocks = {"self": "FPTSelf", "ground": "FPTGround", "render": "FPTRender"}
+    rows, ends = [], []
+    for level, branches in PYRAMID.items():
+        for name in branches:
+            kind = name.rstrip("0123456789")
+            other = name[-1]
+            place = level if kind == "self" else f"[{level}, P{other}]"
+            options = "[{residual: false}]" if kind == "ground" else "[]"
+            rows.append(f"  - [{place}, 1, {blocks[kind]}, {options}, {{name: {name}}}]\n")
+        reads = ", ".join((level, *branches))
+        ends.append(f"  - [[{reads}], 1, FPTFuse, [{{identity_start: true}}]]\n")
+    return (
+        _comment(
+            f"{title} with the pyramid of the Feature Pyramid Transformer between backbone and "
+            "neck: each of P3, P4 and P5 reads itself (FPTSelf), every coarser level (FPTGround) "
+            "and every finer one (FPTRender). A convolution brings the level and these three maps "
+            "back to its width, and starts as the level alone: the model starts as its base does."
+        )
+        + _comment(f"{block_info('FPTSelf').paper}.")
+        + f"base: {base}.yaml\n"
+        + "insert: # [after, repeats, module, args, name of what later inserts alone read]\n"
+        + "".join([*rows, *ends])
     )
 
 

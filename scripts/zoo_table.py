@@ -22,10 +22,12 @@ multiply-add, attention products counted), each model at its smallest scale with
 
 **Names.** `<base>-<block in lower case>.yaml`: `yolov8-simam.yaml` is `yolov8.yaml` with SimAM. A
 base with scales takes its letter as Ultralytics' own names do: `yolov8n-simam.yaml`,
-`yolov5x-simam.yaml`, `yolov8s-p2-simam.yaml`. yolov5, yolov7-tiny, yolov8, yolov9t and yolov9c have
-every block; yolov7 and yolov8-p2 the main ones. For what is missing there is
-`yolo-attn new yolo11.yaml SimAM --at P5`. The files are written by `scripts/write_zoo.py`, which
-holds the place of each block.
+`yolov5x-simam.yaml`, `yolov8s-p2-simam.yaml`. yolov5, yolov7-tiny, yolov8, yolov8-p2, yolov9t and
+yolov9c have every block, yolov7 the main ones, yolo11 and yolo26 the ten that add the fewest GFLOPs
+there. `-fpt` is the whole pyramid of the Feature Pyramid Transformer: FPTSelf, FPTGround and
+FPTRender over P3, P4 and P5. For what is missing there is
+`yolo-attn new yolo11.yaml LSK --at P5`. The files are written by `scripts/write_zoo.py` from
+`scripts/zoo_places.py`, which holds the place of each block.
 
 **Weights.** Every overlay but the `-revcolumns` ones starts from exactly the predictions of its
 base's checkpoint (`pretrained=yolov8n.pt`): its block is the identity at the start, or

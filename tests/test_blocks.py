@@ -34,12 +34,17 @@ VARIANTS = {
         {"keep_3x3": False, "kernel_size": [1, 3, 5]},
     ],
     "CBAM": [{"norm": "bn", "pools": ["avg", "max", "lp", "lse"]}, {"spatial": False}],
+    "ChannelGate": [{"pools": ["max", "lse"], "rd_channels": 8}],
+    "SpatialGate": [{"norm": "bn", "kernel_size": 3}],
     "GAM": [{"groups": 4, "shuffle": 4, "channel_gate": "none"}],
     "ChannelGram": [{"sign": "minus"}],
     "DANet": [{"outputs": "all", "sign": "minus", "dropout": 0.1}, {"out_channels": 24}],
     "CrissCross": [{"recurrence": 1}, {"recurrence": 3, "rd_channels": 5}],
-    "APNB": [{"units": 2, "value_channels": 6, "pool_sizes": [1, 2], "dropout": 0.05}],
-    "AFNB": [{"units": 2, "out_channels": 24, "rd_channels": 6}],
+    "APNB": [
+        {"units": 2, "value_channels": 6, "pool_sizes": [1, 2], "dropout": 0.05},
+        {"sampling": "max"},
+    ],
+    "AFNB": [{"units": 2, "out_channels": 24, "rd_channels": 6}, {"sampling": "both"}],
     "BiFormer": [
         {"attention_only": True},
         {"border": "bias", "routing": "soft", "n_win": 3},
@@ -60,6 +65,7 @@ VARIANTS = {
     "RevColumns": [
         {"columns": 2, "drop_path": 0.05, "kernel_size": 5, "depths": [1, 2, 1, 1]},
         {"reversible": False, "widths": [8, 16, 24, 40]},
+        {"columns": 2, "layer_scale_init": 0},
     ],
     "RevColAttnFusion": [{"context": False, "rd_channels": 4}],
     "DoubleAttention": [

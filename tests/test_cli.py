@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,7 @@ def test_docs_have_the_card_of_every_block(tmp_path: Path) -> None:
         assert info.paper.split(":")[0] in section
         assert all(f"| `{option}` | " in section for option in info.options)
         assert "|  |" not in section, "an option without its meaning"
+        assert not re.search(r":\w+:`", section), "a role of Sphinx, which Markdown does not know"
 
 
 def test_blocks_lists_and_shows_a_card() -> None:
@@ -68,6 +70,9 @@ def test_blocks_lists_and_shows_a_card() -> None:
         and "fusion='add'" in card
         and "1904.11492" in card
     )
+    assert "every bottleneck of c3, c4 and c5" in card
+    assert "(`yolo_attn.ops.relu_affinity`)" in run("blocks", "NonLocal")
+    assert "(`LocalityConstrained`)" in run("blocks", "FPTGround")
     assert "did you mean 'NonLocal'" in run("blocks", "NonLokal", code=1)
 
 
@@ -112,6 +117,56 @@ def test_new_writes_an_overlay_that_passes_check(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == [path.name], (
         "a refused overlay left a file behind"
     )
+
+
+@pytest.mark.parametrize(
+    ("block", "places", "options", "starts"),
+    [
+        ("CBAM", ["P3"], [], True),
+        ("DASI", ["N4", "N3", "N5"], [], True),
+        ("GlobalContext", ["P4"], [], False),
+        ("GlobalContext", ["P4"], ["fusion=both"], True),
+    ],
+)
+def test_a_new_overlay_starts_as_its_base_and_says_so(
+    tmp_path: Path, block: str, places: list[str], options: list[str], starts: bool
+) -> None:
+    words = [w for p in places for w in ("--at", p)] + [w for o in options for w in ("--set", o)]
+    words = ["new", "yolov8.yaml", block, *words, "--out", str(tmp_path)]
+    said = run(*words)
+    path = tmp_path / f"yolov8-{block.lower()}.yaml"
+    assert ("\nidentity_start: true" in path.read_text()) == starts
+    assert said.count("\n") == 1 + starts
+    assert ("identity_start: true" in said) == starts
+
+    said = run(*words, "--no-identity-start", "--force")
+    assert "identity_start" not in path.read_text()
+    assert ("starts away from its base's predictions" in said) == starts
+    assert said.count("\n") == 1 + starts
+
+
+def test_new_says_where_the_identity_start_is_refused(tmp_path: Path) -> None:
+    out = ("--out", str(tmp_path))
+    said = run("new", "yolov8.yaml", "DANet", "--at", "N5", "--set", "out_channels=64", *out)
+    path = tmp_path / "yolov8-danet.yaml"
+    assert "DANet is not the identity at the start and cannot be made to start so" in said
+    assert "needs as many output as input channels" in said
+    assert "identity_start" not in path.read_text()
+    run("new", "yolov8.yaml", "SE", "--at", "P5", "--set", "identity_start=true", *out)
+    assert "\nidentity_start" not in (tmp_path / "yolov8-se.yaml").read_text(), "the row says it"
+
+
+def test_a_block_of_three_dimensional_maps_is_refused_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "yolov8-clips.yaml"
+    for dimension in (1, 3):
+        path.write_text(
+            f"base: yolov8.yaml\ninsert:\n  - [P5, 1, NonLocal, [{{dimension: {dimension}}}]]\n"
+        )
+        (result,) = json.loads(run("check", str(path), "--json", code=1))
+        (line,) = result["lines"]
+        assert f"{path.name} insert 1: NonLocal after P5 (layer 10): NonLocal: dimension=" in line
+        assert f"dimension={dimension} is not accepted, a row of a model is a 2-D map" in line
+    assert yolo_attn.create("NonLocal", 64, dimension=3).dimension == 3
 
 
 def test_expand_says_what_a_tap_meant(tmp_path: Path) -> None:

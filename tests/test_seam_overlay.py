@@ -223,3 +223,62 @@ def test_a_broken_overlay_says_what_is_wrong(write, text: str, message: str) -> 
     write(text)
     with pytest.raises(YoloAttnError, match=message):
         load_model_yaml("yolov8n-test.yaml")
+
+
+BRANCHES = """  - [P3, 1, SE, [], {name: one}]
+  - [[P3, P4], 1, FPTGround, [], {name: two}]
+  - [[P3, one, two], 1, Concat, [1]]"""
+
+
+def test_a_named_insert_is_read_by_later_inserts_alone(write) -> None:
+    d = overlay(write, BRANCHES)
+    rows, back = rows_of(d), d["yolo_attn"]["rows"]
+    assert [row[2] for row in rows[4:11]] == [
+        "C2f", "SE", "Conv", "C2f", "FPTGround", "Concat", "Conv",
+    ]  # fmt: skip
+    assert rows[5][0] == -1 and rows[6][0] == 4 and rows[8][0] == [4, 7]
+    assert rows[9][0] == [4, 5, 8]
+    assert rows[10][0] == 7 and back[10] == 7, "the backbone goes on from P4 itself"
+    neck = next(row for i, row in enumerate(rows) if back[i] == 14)
+    assert neck[0] == [-1, 9], "the neck reads what was made of P3"
+    run(d)
+
+
+def test_a_branch_may_be_refined(write) -> None:
+    d = overlay(
+        write,
+        "  - [P5, 1, SE, [], {name: one}]\n  - [one, 1, ECA, []]\n  - [[P5, one], 1, Concat, [1]]\n"
+        "  - [P5, 1, Conv, [1024, 1]]",
+    )
+    rows = rows_of(d)
+    assert [row[2] for row in rows[10:14]] == ["SE", "ECA", "Concat", "Conv"]
+    assert rows[12][0] == [9, 11]
+
+
+def test_identity_start_leaves_branches_as_they_are(write) -> None:
+    d = overlay(write, BRANCHES, more="identity_start: true")
+    assert [row[3] for row in rows_of(d) if row[2] == "SE"] == [[]]
+
+
+@pytest.mark.parametrize(
+    ("insert", "message"),
+    [
+        ("  - [P5, 1, SE, [], {name: one}]", "no later insert reads 'one'"),
+        ("  - [P5, 1, SE, [], {name: P9}]", "a word that is no tap"),
+        ("  - [P5, 1, SE, [], {nam: one}]", "a word that is no tap"),
+        ("  - [P5, 1, SE, [], one]", "a word that is no tap"),
+        ("  - [P5, 1, SE, [], {name: a b}]", "a word that is no tap"),
+        (
+            "  - [P5, 1, SE, [], {name: one}]\n  - [P4, 1, SE, [], {name: one}]",
+            "insert 2: the name 'one' stands for an earlier insert",
+        ),
+        ("  - [[P5, one], 1, Concat, [1]]\n  - [P5, 1, SE, [], {name: one}]", "no tap 'one'"),
+        ("  - [P5, 1, SE, [], {name: one}]\n  - [[P5, two], 1, Concat, [1]]", "no tap 'two' .*one"),
+    ],
+)
+def test_branches_that_make_no_sense_are_refused(write, insert: str, message: str) -> None:
+    with pytest.raises(YoloAttnError, match=message):
+        overlay(write, insert)
+    write("base: yolov8.yaml\nreplace:\n  - [9, 1, SPP, [1024], {name: one}]\n")
+    with pytest.raises(YoloAttnError, match="replace 1: .* .accepted: .index, repeats"):
+        load_model_yaml("yolov8n-test.yaml")

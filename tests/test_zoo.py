@@ -6,6 +6,7 @@ import re
 import sys
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,16 +21,27 @@ from yolo_attn.seam.dry_run import load_model_yaml, scales_of
 from yolo_attn.seam.overlay import is_overlay, read_yaml, without_scale
 from yolo_attn.seam.taps import find_taps
 from yolo_attn.seam.weights import transfer
-from yolo_attn.zoo import base_names, check, config_names, describe, latency, select, with_scale
+from yolo_attn.zoo import (
+    base_names,
+    check,
+    config_names,
+    describe,
+    is_known,
+    latency,
+    select,
+    with_scale,
+)
 
 sys.path.insert(0, str(PACKAGE.parent / "scripts"))
 
-FAMILIES = ("yolov5", "yolov7-tiny", "yolov8", "yolov9t", "yolov9c")
+FAMILIES = ("yolov5", "yolov7-tiny", "yolov8", "yolov8-p2", "yolov9t", "yolov9c")
 MAIN_BLOCKS = (
     "NonLocal", "GlobalContext", "CoordAtt", "CrissCross", "BiFormer", "EMA", "SimAM", "LSK",
     "CBAM", "ContextAggregation",
 )  # fmt: skip
-OVERLAYS = [n for n in config_names() if is_overlay(read_yaml(zoo_dir() / n))]
+# An older Ultralytics has not every family.
+CONFIGS = [n for n in config_names() if is_known(n)]
+OVERLAYS = [n for n in CONFIGS if is_overlay(read_yaml(zoo_dir() / n))]
 STRIDE_64 = ("yolov7-w6", "yolov7-e6", "yolov7-d6", "yolov7-e6e")
 
 
@@ -54,10 +66,14 @@ def header(name: str) -> str:
 # Files
 
 
-def test_every_family_has_every_block_and_two_more_have_the_main_ones() -> None:
+def test_every_family_has_every_block_yolov7_the_main_ones_the_newest_the_cheapest() -> None:
+    from zoo_places import CHEAPEST
+
     wanted = {f"{f}-{b.lower()}.yaml" for f in FAMILIES for b in list_blocks()}
-    wanted |= {f"{f}-{b.lower()}.yaml" for f in ("yolov7", "yolov8-p2") for b in MAIN_BLOCKS}
+    wanted |= {f"yolov7-{b.lower()}.yaml" for b in MAIN_BLOCKS}
+    wanted |= {f"{f}-{b.lower()}.yaml" for f in ("yolo11", "yolo26") for b in CHEAPEST}
     assert sorted(wanted - set(config_names())) == []
+    assert len(set(CHEAPEST)) == 10
 
 
 def test_a_file_that_its_name_places_in_a_family_holds_that_block() -> None:
@@ -82,9 +98,11 @@ def test_the_files_are_what_the_script_writes() -> None:
 def test_the_header_comment_is_true(name: str) -> None:
     said, d = header(name), smallest(name)
     blocks = {row[2] for row in rows_of(d) if find_block(row[2]) and not block_info(row[2]).layer}
-    assert set(re.findall(r"\w+", said)) & set(list_blocks()) == blocks
+    text = said
     for block in blocks - {"MDCR", "DASI"}:  # of one paper with PPA
         assert block_info(block).paper in said
+        text = text.replace(block_info(block).paper, "")  # CBAM's names its gates' origin
+    assert set(re.findall(r"\w+", text)) & set(list_blocks()) == blocks
     named = set(re.findall(r"\b[PN]\d\b", said))
     labels = dict(map(tuple, d["yolo_attn"]["labels"]))
     used = {t for text in labels.values() for t in re.findall(r"\b[PN]\d\b", text)}
@@ -94,6 +112,52 @@ def test_the_header_comment_is_true(name: str) -> None:
         assert named == used
     for line in (zoo_dir() / name).read_text(encoding="utf-8").splitlines():
         assert len(line) <= 112
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["yolo11", "yolo26"])
+def test_the_newest_families_have_the_ten_cheapest_blocks(family: str, tmp_path: Path) -> None:
+    from write_zoo import _overlay
+    from zoo_places import CHEAPEST, PLACES
+
+    if not is_known(f"{family}-se.yaml"):
+        pytest.skip(f"this Ultralytics has no {family}")
+    cost = {}
+    for block in PLACES:
+        name = f"{family}n-{block.lower()}.yaml"
+        text = _overlay(family, family, block, *PLACES[block])
+        (tmp_path / name.replace("n-", "-", 1)).write_text(text, encoding="utf-8")
+        config = describe(str(tmp_path / name))
+        cost[block] = (round(config.gflops, 6), config.parameters)
+    assert sorted(cost, key=cost.__getitem__)[:10] == list(CHEAPEST)
+
+
+def test_a_family_that_this_ultralytics_lacks_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bases = {"yolov8-se": "yolov8", "yolo99-se": "yolo99", "yolo99-x": "yolo99-se"}
+    for name, base in bases.items():
+        (tmp_path / f"{name}.yaml").write_text(f"base: {base}.yaml\n")
+    monkeypatch.setattr("yolo_attn.zoo.zoo_dir", lambda: tmp_path)
+    assert select("*") == ["yolov8n-se.yaml"]
+    with pytest.raises(YoloAttnError, match=r"yolo99-se.yaml: the installed Ultralytics .* has no"):
+        select("yolo99*")
+
+
+def heads_that_see(d: dict[str, Any], module: str) -> set[str]:
+    """Taps of the head whose maps depend on a row of this module."""
+    rows, seen = rows_of(d), set()
+    for i, (f, _, name, _) in enumerate(rows):
+        reads = {s if s >= 0 else i + s for s in (f if isinstance(f, list) else [f])}
+        if name == module or reads & seen:
+            seen.add(i)
+    return {tap for tap, i in find_taps(d).items() if tap[0] == "N" and i in seen}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_head_sees_dasi(family: str) -> None:
+    d = smallest(f"{family}-dasi.yaml")
+    assert heads_that_see(d, "DASI") == {tap for tap in find_taps(d) if tap[0] == "N"}
 
 
 def test_a_short_name_is_the_model_that_it_is_short_for() -> None:
@@ -107,10 +171,15 @@ def test_a_short_name_is_the_model_that_it_is_short_for() -> None:
 
 def is_slow(name: str) -> bool:
     """YOLOv9-C has the rows of YOLOv9-T, wider; YOLOv8 is built with real weights below."""
-    return name.startswith(("yolov9c", "yolov8"))
+    return name.startswith("yolov9c") or is_built(name)
 
 
-@pytest.mark.parametrize("name", [n for n in [*config_names(), *base_names()] if not is_slow(n)])
+def is_built(name: str) -> bool:
+    """The family that is built with real weights in every run of the tests."""
+    return name.startswith("yolov8") and not name.startswith("yolov8-p2")
+
+
+@pytest.mark.parametrize("name", [n for n in [*CONFIGS, *base_names()] if not is_slow(n)])
 def test_each_config_passes_check_at_its_smallest_scale(name: str) -> None:
     (found,) = select(name)
     (line,) = check(found)
@@ -118,7 +187,7 @@ def test_each_config_passes_check_at_its_smallest_scale(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", config_names())
+@pytest.mark.parametrize("name", CONFIGS)
 def test_each_config_passes_check_at_every_scale(name: str) -> None:
     lines = check(name)
     assert len(lines) == len(scales_of(smallest(name)))
@@ -156,29 +225,51 @@ def runs_and_starts_as_its_base(name: str) -> None:
 
 
 STARTS_AS_BASE = [n for n in OVERLAYS if "-revcolumns" not in n]
-OTHERS = [n for n in [*config_names(), *base_names()] if n not in STARTS_AS_BASE]
+OTHERS = [n for n in [*CONFIGS, *base_names()] if n not in STARTS_AS_BASE]
 
 
-@pytest.mark.parametrize("name", [n for n in STARTS_AS_BASE if n.startswith("yolov8")])
+@pytest.mark.parametrize("name", [n for n in STARTS_AS_BASE if is_built(n)])
 def test_an_overlay_runs_and_starts_from_the_predictions_of_its_base(name: str) -> None:
     runs_and_starts_as_its_base(name)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [n for n in STARTS_AS_BASE if not n.startswith("yolov8")])
+@pytest.mark.parametrize("name", [n for n in STARTS_AS_BASE if not is_built(n)])
 def test_overlays_of_other_families_do_so_too(name: str) -> None:
     runs_and_starts_as_its_base(name)
 
 
-@pytest.mark.parametrize("name", [n for n in OTHERS if n.startswith("yolov8")])
+@pytest.mark.parametrize("name", [n for n in OTHERS if is_built(n)])
 def test_other_configs_run(name: str) -> None:
     forward(name)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [n for n in OTHERS if not n.startswith("yolov8")])
+@pytest.mark.parametrize("name", [n for n in OTHERS if not is_built(n)])
 def test_other_configs_of_other_families_run(name: str) -> None:
     forward(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n in CONFIGS if n.startswith("yolov8-p2")])
+def test_a_small_model_with_a_stride_4_head_trains_a_step(name: str) -> None:
+    model = detection(select(name)[0], nc=3).train()
+    model.args = SimpleNamespace(box=7.5, cls=0.5, dfl=1.5)
+    batch = {
+        "img": torch.rand(2, 3, 64, 64),
+        "batch_idx": torch.tensor([0.0, 1.0]),
+        "cls": torch.tensor([[1.0], [2.0]]),
+        "bboxes": torch.tensor([[0.5, 0.5, 0.2, 0.1], [0.3, 0.6, 0.1, 0.3]]),
+    }
+    loss = model(batch)[0].sum()
+    loss.backward()
+    assert torch.isfinite(loss)
+    own = [m for m in model.modules() if type(m).__module__.startswith("yolo_attn")]
+    touched = [p for m in own for p in m.parameters() if p.grad is not None]
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+    assert not any(True for m in own for _ in m.parameters()) or any(
+        p.grad.abs().sum() > 0 for p in touched
+    )
 
 
 @pytest.mark.parametrize("family", ("yolov8n", "yolov9t"))

@@ -11,6 +11,8 @@ from typing import Any
 from yolo_attn.registry import BlockInfo
 
 ARXIV = re.compile(r"arXiv (\d{4}\.\d{4,5})")
+# A role of Sphinx, such as :mod:`yolo_attn.ops.attention` or :class:`~torch.nn.Module`.
+ROLE = re.compile(r":(?:\w+:)+`(~?)([^`]+)`")
 
 
 @dataclass
@@ -26,9 +28,20 @@ class Doc:
     options: dict[str, str]
 
 
+def docstring(info: BlockInfo) -> str:
+    """The docstring of a block; neither a terminal nor Markdown knows the roles of Sphinx."""
+    return ROLE.sub(_plain_name, inspect.getdoc(info.cls) or "")
+
+
+def _plain_name(role: re.Match[str]) -> str:
+    """``~package.module.Name`` is written ``Name``, as Sphinx does."""
+    short, name = role.groups()
+    return f"`{name.rsplit('.', 1)[-1] if short else name}`"
+
+
 def read_doc(info: BlockInfo) -> Doc:
     """Split the docstring of a block."""
-    text, _, rest = (inspect.getdoc(info.cls) or "").partition("\nArgs:\n")
+    text, _, rest = docstring(info).partition("\nArgs:\n")
     section = rest.split("\n\n", 1)[0]
     options: dict[str, str] = {}
     name = ""
@@ -83,7 +96,7 @@ def as_text(info: BlockInfo) -> str:
     """The card for a terminal."""
     alias = f"  (also {', '.join(info.aliases)})" if info.aliases else ""
     defaults = ", ".join(f"{k}={v!r}" for k, v in info.options.items()) or "no options"
-    lines = [f"{info.name}{alias}", "", inspect.getdoc(info.cls) or "", ""]
+    lines = [f"{info.name}{alias}", "", docstring(info), ""]
     lines += [
         f"{heading}: {text}" for heading, text in {"Defaults": defaults, **facts(info)}.items()
     ]

@@ -242,6 +242,11 @@ def new(
     ),
     out: Path = typer.Option(Path("."), "--out", "-o", help="Folder to write to."),
     force: bool = typer.Option(False, help="Replace an existing file."),
+    identity_start: bool = typer.Option(
+        True,
+        "--identity-start/--no-identity-start",
+        help="Whether a block that is not the identity at the start is made to start so.",
+    ),
 ) -> None:
     """Write an overlay that puts a block into a base.
 
@@ -249,7 +254,7 @@ def new(
     """
     import yaml
 
-    from yolo_attn.zoo import new_overlay
+    from yolo_attn.new_overlay import new_overlay
 
     options = {}
     for item in option:
@@ -257,7 +262,10 @@ def new(
         if not equals:
             raise YoloAttnError(f"--set {item!r} (accepted: NAME=VALUE)")
         options[name] = yaml.safe_load(value)
-    print(f"wrote {new_overlay(base, block, at, options, out, force)}")
+    written = new_overlay(base, block, at, options, out, force, identity_start)
+    print(f"wrote {written.path}")
+    if written.note:
+        print(written.note)
 
 
 def _convert(convert: Callable[..., Any], as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""The model zoo: what each config costs, where its blocks sit, and writing new ones."""
+"""The model zoo: what each config costs, where its blocks sit, and plain YAMLs of it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ import yaml
 
 from yolo_attn.errors import YoloAttnError
 from yolo_attn.paths import zoo_dir
-from yolo_attn.registry import block_info, find_block
+from yolo_attn.registry import find_block
+from yolo_attn.seam.compat import host_version
 from yolo_attn.seam.dry_run import load_model_yaml, run, scales_of
 from yolo_attn.seam.location import PROVENANCE
 from yolo_attn.seam.overlay import find_model_yaml, read_yaml
@@ -69,7 +70,8 @@ def select(pattern: str, scale: str = "") -> list[str]:
     Args:
         pattern: Shell pattern of file names; without ``.yaml`` or ``*`` at its end, what they begin
             with.
-        scale: Scale letter; by default each model's smallest. Models without it are left out.
+        scale: Scale letter; by default each model's smallest. Models without it are left out, and
+            so are those of a family that the installed Ultralytics has not yet.
 
     Returns:
         Names for :func:`describe`; configs first, then bases.
@@ -83,6 +85,13 @@ def select(pattern: str, scale: str = "") -> list[str]:
         raise YoloAttnError(
             f"no config of the zoo matches {pattern!r} (`yolo-attn zoo` lists them all)"
         )
+    absent = [n for n in found if not is_known(n)]
+    found = [n for n in found if n not in absent]
+    if not found:
+        raise YoloAttnError(
+            f"{absent[0]}: the installed Ultralytics {host_version()} has no "
+            f"{read_yaml(zoo_dir() / absent[0])['base']} (accepted: a newer release)"
+        )
     letters = {n: _scales_of_file(n) for n in found}
     if scale:
         found = [n for n in found if scale in letters[n]]
@@ -92,6 +101,13 @@ def select(pattern: str, scale: str = "") -> list[str]:
             f"{pattern} has no scale {scale!r} (it has {', '.join(known) or 'no scales'})"
         )
     return [with_scale(n, scale or letters[n][0]) for n in found]
+
+
+def is_known(name: str) -> bool:
+    """Whether the installed Ultralytics has the family of a model of the zoo."""
+    path = find_model_yaml(name, beside=zoo_dir())
+    d = read_yaml(path) if path else {}
+    return path is not None and ("base" not in d or is_known(d["base"]))
 
 
 def _scales_of_file(name: str) -> list[str]:
@@ -327,63 +343,3 @@ def _origin(i: int, row: list[Any], labels: dict[int, str], provenance: dict[str
     known = [str(layer) for layer in layers if layer >= 0]
     meaning = f", layer {' and '.join(known)} of {provenance['base']}" if known else ""
     return f" ({labels[i]}{meaning})"
-
-
-def new_overlay(
-    base: str, block: str, at: list[str], options: dict[str, Any], folder: Path, force: bool = False
-) -> Path:
-    """Write an overlay that puts a block into a base.
-
-    Args:
-        base: A model YAML, e.g. ``yolo11.yaml``.
-        block: A block's name or alias.
-        at: Taps or layer indices; several make one multi-input block, or one insert each for a
-            block with one input.
-        options: The block's options.
-        folder: Where to write it.
-        force: Whether an existing file may be replaced.
-
-    Returns:
-        The file; it has passed :func:`check`.
-
-    Raises:
-        YoloAttnError: Base, block, tap or option is at fault, or the file exists.
-    """
-    info = block_info(block)
-    places: list[Any] = [int(a) if a.lstrip("-").isdigit() else a for a in at]
-    name = base if base.endswith((".yaml", ".yml")) else f"{base}.yaml"
-    stem = Path(name).stem
-    path = folder / f"{stem}-{info.name.lower()}.yaml"
-    if path.exists() and not force:
-        raise YoloAttnError(
-            f"{path} exists already (choose another folder with --out, or --force to replace it)"
-        )
-    args = yaml.safe_dump(
-        [options] if options else [], default_flow_style=True, width=10_000
-    ).strip()
-    if info.takes_list:
-        rows = [f"[{', '.join(map(str, places))}]"]
-    else:
-        rows = [str(p) for p in places]
-    text = "\n".join(
-        [
-            f"# {stem} with {info.name} at {', '.join(map(str, places))}.",
-            f"# {info.paper}." if info.paper else f"# {info.summary}",
-            f"base: {name}",
-            "insert: # [after, repeats, module, args]",
-            *(f"  - [{row}, 1, {info.name}, {args}]" for row in rows),
-            "",
-        ]
-    )
-    folder.mkdir(parents=True, exist_ok=True)
-    draft = folder / f".{path.name}.draft.yaml"
-    try:
-        draft.write_text(text, encoding="utf-8")
-        try:
-            check(str(draft))
-        except YoloAttnError as error:
-            raise YoloAttnError(str(error).replace(str(draft), path.name)) from None
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
-    return path

@@ -23,7 +23,7 @@ from .hcf import DASI, MDCR, PPA
 from .non_local import NonLocal
 from .revcol import RevColAttnFusion, RevColFusion, RevColumns
 from .routing import BiFormer
-from .spatial import CBAM, EMA, GAM, LSK, CoordAtt, SimAM
+from .spatial import CBAM, EMA, GAM, LSK, ChannelGate, CoordAtt, SimAM, SpatialGate
 
 PLAIN: dict[str, type[Plain]] = {
     cls.__name__: cls
@@ -32,6 +32,7 @@ PLAIN: dict[str, type[Plain]] = {
         APNB,
         BiFormer,
         CBAM,
+        ChannelGate,
         ChannelGram,
         Container,
         ContextAggregation,
@@ -63,6 +64,7 @@ PLAIN: dict[str, type[Plain]] = {
         SK,
         SimAM,
         SimplifiedNonLocal,
+        SpatialGate,
     )
 }
 # Options, beside the defaults, under which a block takes another path through its code.
@@ -75,6 +77,8 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     ],
     "FPTGround": [{"mode": "dot"}],
     "GlobalContext": [{"fusion": "both"}],
+    "APNB": [{"sampling": "max"}, {"sampling": "both"}],
+    "AFNB": [{"sampling": "both"}],
     "CBAM": [{"norm": "bn"}],
     "GAM": [{"groups": 4, "shuffle": 4}],
     "ChannelGram": [{"sign": "minus"}],

@@ -1,4 +1,4 @@
-"""Asymmetric non-local blocks: values and keys at all positions, then the pyramid of means."""
+"""Asymmetric non-local blocks: values and keys at all positions, then the pyramid of anchors."""
 
 from __future__ import annotations
 
@@ -11,18 +11,26 @@ from ._common import Plain, conv_bn, conv_bn_pairs
 PYRAMID = (1, 3, 6, 8)
 
 
-def pyramid(x: Tensor) -> Tensor:
-    """``(B, C, H, W) -> (B, C, 110)``."""
+POOLS = {
+    "average": [F.adaptive_avg_pool2d],
+    "max": [F.adaptive_max_pool2d],
+    "both": [F.adaptive_avg_pool2d, F.adaptive_max_pool2d],
+}
+
+
+def pyramid(x: Tensor, sampling: str) -> Tensor:
+    """``(B, C, H, W) -> (B, C, 110)``, or 220 anchors by both."""
     b, c, _, _ = x.shape
-    return torch.cat([F.adaptive_avg_pool2d(x, s).view(b, c, -1) for s in PYRAMID], dim=-1)
+    bins = [pool(x, s).view(b, c, -1) for pool in POOLS[sampling] for s in PYRAMID]
+    return torch.cat(bins, dim=-1)
 
 
 class _Asymmetric(Plain):
     """``BN(W [context, high])`` with ``context = W_o softmax(q k / sqrt(d)) v``."""
 
-    def __init__(self, high: int, low: int, d: int, shared: bool):
+    def __init__(self, high: int, low: int, d: int, shared: bool, sampling: str):
         super().__init__()
-        self.d = d
+        self.d, self.sampling = d, sampling
         self.f_key = conv_bn(low, d, 1, nn.ReLU(inplace=True))
         self.f_query = None if shared else conv_bn(high, d, 1, nn.ReLU(inplace=True))
         self.f_value = nn.Conv2d(low, d, 1, bias=False)
@@ -44,8 +52,8 @@ class _Asymmetric(Plain):
         # The authors evaluate the shared map a second time for the query; here it is not repeated.
         query = key_map if self.f_query is None else self.f_query(high)
         query = query.view(b, self.d, -1).permute(0, 2, 1)
-        key = pyramid(key_map)
-        value = pyramid(self.f_value(low)).permute(0, 2, 1)
+        key = pyramid(key_map, self.sampling)
+        value = pyramid(self.f_value(low), self.sampling).permute(0, 2, 1)
         similarity = torch.softmax(torch.matmul(query, key) * self.d**-0.5, dim=-1)
         context = torch.matmul(similarity, value).permute(0, 2, 1).contiguous()
         context = self.W(context.view(b, self.d, h, w))
@@ -55,8 +63,8 @@ class _Asymmetric(Plain):
 class APNB(_Asymmetric):
     """One map asks its own pyramid."""
 
-    def __init__(self, channels: int):
-        super().__init__(channels, channels, channels // 2, shared=True)
+    def __init__(self, channels: int, sampling: str = "average"):
+        super().__init__(channels, channels, channels // 2, True, sampling)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, H, W) -> (B, C, H, W)``."""
@@ -66,9 +74,9 @@ class APNB(_Asymmetric):
 class AFNB(_Asymmetric):
     """A deep map asks the pyramid of a shallow one."""
 
-    def __init__(self, channels: list[int]):
+    def __init__(self, channels: list[int], sampling: str = "average"):
         high, low = channels
-        super().__init__(high, low, max(high // 8, 8), shared=False)
+        super().__init__(high, low, max(high // 8, 8), False, sampling)
 
     def forward(self, xs: list[Tensor]) -> Tensor:
         """``[(B, C, H, W), (B, C_low, H', W')] -> (B, C, H, W)``."""

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from ._common import Plain
 
 
-class CBAM(Plain):
-    """``x1 = x * s_c(x)``, ``z = x1 * s_s(x1)``."""
+class ChannelGate(Plain):
+    """``z = x * sigma(m(mean x) + m(max x))``."""
 
-    def __init__(self, channels: int, kernel_size: int = 7, norm: str = "none"):
+    def __init__(self, channels: int):
         super().__init__()
         h = max(channels // 16, 8)
         self.avg_pool = nn.AdaptiveAvgPool2d(1)
@@ -19,22 +19,53 @@ class CBAM(Plain):
         self.mlp = nn.Sequential(
             nn.Flatten(), nn.Linear(channels, h), nn.ReLU(), nn.Linear(h, channels)
         )
+
+    def pairs(self, ours):
+        """Pairs (here, ours)."""
+        return [(self.mlp[1], ours.fc1), (self.mlp[3], ours.fc2)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, C, H, W) -> (B, C, H, W)``."""
+        scale = torch.sigmoid(self.mlp(self.avg_pool(x)) + self.mlp(self.max_pool(x)))
+        return x * scale[:, :, None, None].expand_as(x)
+
+
+class SpatialGate(Plain):
+    """``z = x * sigma(conv [max_c x, mean_c x])``."""
+
+    def __init__(self, channels: int, kernel_size: int = 7, norm: str = "none"):
+        super().__init__()
         self.conv = nn.Conv2d(2, 1, kernel_size, padding=kernel_size // 2, bias=norm == "none")
         self.bn = nn.BatchNorm2d(1, momentum=0.01) if norm == "bn" else nn.Identity()
 
     def pairs(self, ours):
         """Pairs (here, ours)."""
-        yield from [(self.mlp[1], ours.fc1), (self.mlp[3], ours.fc2), (self.conv, ours.conv)]
+        yield self.conv, ours.conv
         if ours.norm is not None:
             yield self.bn, ours.norm
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, H, W) -> (B, C, H, W)``."""
-        scale = torch.sigmoid(self.mlp(self.avg_pool(x)) + self.mlp(self.max_pool(x)))
-        x = x * scale[:, :, None, None].expand_as(x)
         maximum = torch.max(x, dim=1, keepdim=True)[0]
         mean = torch.mean(x, dim=1, keepdim=True)
         return x * torch.sigmoid(self.bn(self.conv(torch.cat([maximum, mean], dim=1))))
+
+
+class CBAM(Plain):
+    """The channel gate, then the position gate."""
+
+    def __init__(self, channels: int, kernel_size: int = 7, norm: str = "none"):
+        super().__init__()
+        self.channel_gate = ChannelGate(channels)
+        self.spatial_gate = SpatialGate(channels, kernel_size, norm)
+
+    def pairs(self, ours):
+        """Pairs (here, ours)."""
+        return [*self.channel_gate.pairs(ours), *self.spatial_gate.pairs(ours)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, C, H, W) -> (B, C, H, W)``."""
+        return self.spatial_gate(self.channel_gate(x))
 
 
 class GAM(Plain):

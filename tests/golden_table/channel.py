@@ -190,6 +190,10 @@ CASES = {
             "norm": "SpatialGate.spatial.bn",
         },
     ),
+    "cbam_spatial_jongchan": Case(
+        lambda config, golden: create("SpatialGate", golden.arrays["x"].shape[1], norm="bn"),
+        names={"conv": "spatial.conv", "norm": "spatial.bn"},
+    ),
     "gam": Case(_gam, names=GAM_NAMES, fix=_gam_layers),
     "gam_shuffle": Case(_gam_shuffle, names=GAM_NAMES, fix=_gam_layers),
     "fcanet": Case(

@@ -20,13 +20,16 @@ COLUMNS, LEVELS = range(32), range(4)
 
 def _block(config: dict[str, Any], golden: Golden) -> nn.Module:
     args = config["args"]
-    scale = args.get("layer_scale_init_value", 1e-6)
+    scale = next((v for k, v in args.items() if k.startswith("layer_scale_init")), 1e-6)
     return ConvNeXtBlock(args["in_channel"], args["hidden_dim"], args["kernel_size"], scale)
 
 
 def _column(config: dict[str, Any], golden: Golden) -> nn.Module:
     args = config["args"]
-    return Column(args["channels"], args["layers"], args["kernel_size"], args["first_col"])
+    # The reference drops the last row and column of odd maps.
+    return Column(
+        args["channels"], args["layers"], args["kernel_size"], args["first_col"], border="drop"
+    )
 
 
 class Network(nn.Module):
@@ -46,6 +49,8 @@ class Network(nn.Module):
             alpha_floor=FLOOR,
             supervision="classification" if self.supervised else "none",
             num_classes=args["num_classes"],
+            # Supervised columns are several, which the reference runs on even maps only.
+            border="pad" if self.supervised else "drop",
         )
         last = Classifier(args["channels"][-1], args["num_classes"])
         self.add_module("last" if self.supervised else "only", last)
@@ -90,6 +95,7 @@ CASES = {
             config["args"]["channels"],
             config["args"]["level"],
             not config["args"]["first_col"] and config["args"]["level"] < 3,
+            border="drop",
         ),
         call=lambda module, inputs, config: module(*inputs),
     ),

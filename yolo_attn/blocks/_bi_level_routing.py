@@ -21,6 +21,7 @@ from yolo_attn.blocks._common import (
     query_index,
 )
 from yolo_attn.errors import YoloAttnError
+from yolo_attn.ops.adaptive_max import maxima_of_bins
 from yolo_attn.ops.adaptive_mean import averaging_matrix
 from yolo_attn.ops.attention import attend
 from yolo_attn.ops.precision import without_autocast
@@ -254,7 +255,7 @@ class BiLevelRoutingAttention(nn.Module):
         if self.kv_mode == "ada_avgpool":
             return averaging_matrix(h, s, x) @ x @ averaging_matrix(w, s, x).t()
         if self.kv_mode == "ada_maxpool":
-            return _bins_max(_bins_max(x, s, -2), s, -1)
+            return maxima_of_bins(maxima_of_bins(x, s, -2), s, -1)
         # A region smaller than the kernel is one position.
         kernel = [min(self.kv_ratio, h), min(self.kv_ratio, w)]
         pool = F.avg_pool2d if self.kv_mode == "avgpool" else F.max_pool2d
@@ -344,11 +345,3 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) 
         # Logits to add: files with a mask of booleans ask for NaNs, an operation that MNN lacks.
         mask = torch.where(mask, 0.0, -torch.inf).to(q.dtype)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)[..., :e]
-
-
-def _bins_max(x: Tensor, bins: int, dim: int) -> Tensor:
-    """Maxima over adaptive bins along one axis."""
-    length = int(x.shape[dim])
-    starts = [i * length // bins for i in range(bins)]
-    ends = [-(-(i + 1) * length // bins) for i in range(bins)]
-    return torch.stack([x.narrow(dim, a, b - a).amax(dim) for a, b in zip(starts, ends)], dim)

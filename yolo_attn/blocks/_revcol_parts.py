@@ -35,11 +35,13 @@ class ChannelNorm(nn.LayerNorm):
 class ConvNeXtBlock(nn.Module):
     """``y = x + s * gamma * W2 gelu(W1 LN(dw(x)))``; dw a depthwise k x k convolution.
 
+    Without layer scale there is no gamma, in the formula and in the state.
+
     Args:
         channels: C.
         hidden: Channels between W1 and W2.
         kernel_size: k, odd.
-        layer_scale: Start value of gamma ``(C,)``.
+        layer_scale: Start value of gamma ``(C,)``; 0: no layer scale.
     """
 
     def __init__(self, channels: int, hidden: int, kernel_size: int = 3, layer_scale: float = 1e-6):
@@ -50,36 +52,55 @@ class ConvNeXtBlock(nn.Module):
         self.norm = ChannelNorm(channels)
         self.pwconv1 = nn.Linear(channels, hidden)
         self.pwconv2 = nn.Linear(hidden, channels)
-        self.gamma = nn.Parameter(torch.full((channels,), layer_scale))
+        gamma = torch.full((channels,), layer_scale)
+        self.gamma = nn.Parameter(gamma) if layer_scale > 0 else None
 
     def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
         """``(B, C, H, W) -> (B, C, H, W)``; `scale` ``(B,)`` is drop-path's factor s."""
         u = self.norm(self.dwconv(x)).permute(0, 2, 3, 1)
         u = self.pwconv2(F.gelu(self.pwconv1(u))).permute(0, 3, 1, 2)
-        gamma = self.gamma[:, None, None]
+        factor = None if self.gamma is None else self.gamma[:, None, None]
         if scale is not None:
-            gamma = gamma * scale[:, None, None, None]
+            s = scale[:, None, None, None]
+            factor = s if factor is None else factor * s
         # One pass for the product and the sum; under autocast the sum stays in float32.
-        return add_product(x, u.to(x.dtype), gamma.to(x.dtype))
+        u = u.to(x.dtype)
+        return x + u if factor is None else add_product(x, u, factor.to(x.dtype))
 
 
 class Downsample(nn.Sequential):
-    """``LN(conv 2 x 2, stride 2)``; an odd side is continued by zeros."""
+    """``LN(conv 2 x 2, stride 2)``.
 
-    def __init__(self, channels: int, out_channels: int, factor: int = 2):
+    An odd side is continued by zeros (``border: pad``) or loses its last row or column (``drop``,
+    as in the authors' code; a side shorter than the stride is continued all the same).
+    """
+
+    border = "pad"  # of checkpoints from before there was a choice
+
+    def __init__(self, channels: int, out_channels: int, factor: int = 2, border: str = "pad"):
         super().__init__(
             nn.Conv2d(channels, out_channels, factor, stride=factor), ChannelNorm(out_channels)
         )
         self.factor = factor
+        self.border = border
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, C, H, W) -> (B, C', ceil(H / factor), ceil(W / factor))``."""
-        h, w = -x.shape[2] % self.factor, -x.shape[3] % self.factor
+        """``(B, C, H, W) -> (B, C', ceil(H / factor), ceil(W / factor))``; drop: rounded down."""
+        h, w = (self._missing(side) for side in x.shape[2:])
         return super().forward(F.pad(x, (0, w, 0, h)) if h or w else x)
+
+    def _missing(self, side: int) -> int:
+        """Zeros that continue a side; the convolution drops what it cannot use by itself."""
+        missing = -side % self.factor
+        return 0 if self.border == "drop" and side >= self.factor else missing
 
 
 class Upsample(nn.Module):
-    """``LN(W x)`` at every position, then each value repeated; all in that (cheap) order."""
+    """``LN(W x)`` at every position, then each value repeated; all in that (cheap) order.
+
+    What is too large is cut; where the finer map was odd and lost its last row, it is one short,
+    and its own last row stands there once more.
+    """
 
     def __init__(self, channels: int, out_channels: int, factor: int = 2):
         super().__init__()
@@ -93,7 +114,13 @@ class Upsample(nn.Module):
         y = self.channel_reschedule(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         y = F.interpolate(y, scale_factor=float(self.factor), mode="nearest")
         h, w = size
-        return y if tuple(y.shape[2:]) == (h, w) else y[:, :, :h, :w]
+        if tuple(y.shape[2:]) == (h, w):
+            return y
+        if y.shape[2] < h:
+            y = torch.cat([y, y[:, :, -1:]], dim=2)
+        if y.shape[3] < w:
+            y = torch.cat([y, y[:, :, :, -1:]], dim=3)
+        return y[:, :, :h, :w]
 
 
 class Fusion(nn.Module):
@@ -103,11 +130,13 @@ class Fusion(nn.Module):
         channels: Widths of all levels.
         level: i.
         has_up: Whether there is a coarser map to read.
+        border: What becomes of an odd side of the finer map; see :class:`Downsample`.
     """
 
-    def __init__(self, channels: Sequence[int], level: int, has_up: bool):
+    def __init__(self, channels: Sequence[int], level: int, has_up: bool, border: str = "pad"):
         super().__init__()
-        self.down = Downsample(channels[level - 1], channels[level]) if level else None
+        finer = channels[level - 1]
+        self.down = Downsample(finer, channels[level], border=border) if level else None
         self.up = Upsample(channels[level + 1], channels[level]) if has_up else None
 
     def forward(self, down: Tensor, up: Tensor | None = None) -> Tensor:
@@ -126,6 +155,8 @@ class Level(nn.Module):
         first: Index of the level's first block in the column.
         kernel_size: Of the blocks.
         first_column: No maps of a column before.
+        layer_scale: Of the blocks.
+        border: Of the fusion.
     """
 
     def __init__(
@@ -136,12 +167,17 @@ class Level(nn.Module):
         first: int,
         kernel_size: int,
         first_column: bool,
+        layer_scale: float,
+        border: str,
     ):
         super().__init__()
         self.first = first
-        self.fusion = Fusion(channels, level, not first_column and level < len(channels) - 1)
+        has_up = not first_column and level < len(channels) - 1
+        self.fusion = Fusion(channels, level, has_up, border)
         c = channels[level]
-        self.blocks = nn.ModuleList(ConvNeXtBlock(c, 4 * c, kernel_size) for _ in range(depth))
+        self.blocks = nn.ModuleList(
+            ConvNeXtBlock(c, 4 * c, kernel_size, layer_scale) for _ in range(depth)
+        )
 
     def forward(
         self, down: Tensor, up: Tensor | None = None, scales: list[Tensor] | None = None
@@ -163,6 +199,8 @@ class Column(nn.Module):
         depths: Blocks of each level.
         kernel_size: Of the blocks.
         first_column: No column before.
+        layer_scale: Of the blocks; see :class:`ConvNeXtBlock`.
+        border: Of the fusions; see :class:`Downsample`.
     """
 
     def __init__(
@@ -171,10 +209,21 @@ class Column(nn.Module):
         depths: Sequence[int],
         kernel_size: int = 3,
         first_column: bool = False,
+        layer_scale: float = 1e-6,
+        border: str = "pad",
     ):
         super().__init__()
         self.levels: Sequence[nn.Module] = module_list(
-            Level(channels, i, depth, sum(depths[:i]), kernel_size, first_column)
+            Level(
+                channels,
+                i,
+                depth,
+                sum(depths[:i]),
+                kernel_size,
+                first_column,
+                layer_scale,
+                border,
+            )
             for i, depth in enumerate(depths)
         )
         self.alphas = nn.ParameterList(

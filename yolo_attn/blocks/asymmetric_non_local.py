@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from yolo_attn.blocks._common import (
     check_channel_list,
     check_channels,
+    check_choice,
     check_int,
     check_number,
     module_list,
@@ -25,6 +26,7 @@ from yolo_attn.blocks._common import (
 )
 from yolo_attn.blocks._conv_norm import ConvNorm
 from yolo_attn.errors import YoloAttnError
+from yolo_attn.ops.adaptive_max import pyramid_max
 from yolo_attn.ops.adaptive_mean import pyramid_pool, pyramid_spread
 from yolo_attn.registry import register
 
@@ -33,6 +35,8 @@ PAPER = (
     "ICCV 2019, arXiv 1908.07678"
 )
 PYRAMID = (1, 3, 6, 8)
+# What stands for a bin: kinds of anchors, one behind the other.
+SAMPLING = {"average": ("average",), "max": ("max",), "both": ("average", "max")}
 
 
 class PyramidAttention(nn.Module):
@@ -45,7 +49,10 @@ class PyramidAttention(nn.Module):
         d: K, width of queries and keys.
         value_channels: V, width of the values.
         shared: Whether queries are the keys before pooling.
+        anchors: What stands for a bin, of ``average`` and ``max``.
     """
+
+    anchors: tuple[str, ...] = SAMPLING["average"]  # of checkpoints from before there was a choice
 
     def __init__(
         self,
@@ -55,8 +62,10 @@ class PyramidAttention(nn.Module):
         d: int,
         value_channels: int,
         shared: bool,
+        anchors: tuple[str, ...],
     ):
         super().__init__()
+        self.anchors = anchors
         self.key = ConvNorm(key_channels, d, 1)
         self.query = None if shared else ConvNorm(query_channels, d, 1)
         self.value = nn.Conv2d(key_channels, value_channels, 1, bias=False)
@@ -67,12 +76,22 @@ class PyramidAttention(nn.Module):
         """``(B, N, S)``."""
         key = self.key(low)
         query = key if self.query is None else self.query(high)
-        keys = pyramid_pool(key, pool)
+        sampled = [
+            pyramid_pool(key, pool) if kind == "average" else pyramid_max(key, pool)
+            for kind in self.anchors
+        ]
+        keys = torch.cat(sampled, dim=2)
         return query.flatten(2).transpose(1, 2) @ (keys * keys.shape[1] ** -0.5)
 
-    def values(self, pooled: Tensor) -> Tensor:
-        """``(B, channels, S)`` of the pooled input ``(B, key_channels, S)``."""
-        return self.out(self.value(pooled[..., None]))[..., 0]
+    def values(self, low: Tensor, pool: Sequence[int]) -> Tensor:
+        """``(B, channels, S)``; a mean commutes with the values' linear map, a maximum does not."""
+        sampled = [
+            self.value(pyramid_pool(low, pool)[..., None])
+            if kind == "average"
+            else pyramid_max(self.value(low), pool)[..., None]
+            for kind in self.anchors
+        ]
+        return self.out(torch.cat(sampled, dim=2))[..., 0]
 
 
 class _Asymmetric(nn.Module):
@@ -89,6 +108,7 @@ class _Asymmetric(nn.Module):
         pool_sizes: Any,
         units: Any,
         dropout: Any,
+        sampling: Any,
         shared: bool,
     ):
         super().__init__()
@@ -103,24 +123,25 @@ class _Asymmetric(nn.Module):
             )
         check_int(block, "units", units)
         v = d if value_channels is None else check_int(block, "value_channels", value_channels)
+        check_choice(block, "sampling", sampling, SAMPLING)
         self.pool_sizes = tuple(pool_sizes)
         self.dropout = check_number(block, "dropout", dropout, 0.0, 1.0)
         self.out_channels = out_channels
         self.units = module_list(
-            PyramidAttention(high, low, out_channels, d, v, shared) for _ in range(units)
+            PyramidAttention(high, low, out_channels, d, v, shared, SAMPLING[sampling])
+            for _ in range(units)
         )
         self.fuse = ConvNorm(out_channels + high, out_channels, 1, slope=0.0 if shared else 1.0)
 
     def _forward(self, high: Tensor, low: Tensor) -> Tensor:
-        # Averaging and the softmax's weights (which sum to 1) commute with every linear map behind
-        # them, so the values, their way out and the fusing convolution act on S bins instead of N
-        # positions.
+        # The softmax's weights (which sum to 1) commute with every linear map behind them, so the
+        # way out of the values and the fusing convolution act on S bins instead of N positions.
         w_context, w_high = self.fuse.conv.weight.split([self.out_channels, high.shape[1]], dim=1)
         y = F.conv2d(high, w_high)
-        pooled = pyramid_pool(low, self.pool_sizes)
         for unit in self.units:
             weights = _softmax(unit.logits(high, low, self.pool_sizes), y.dtype)
-            values = w_context.flatten(1).to(y.dtype) @ unit.values(pooled).to(y.dtype)
+            values = unit.values(low, self.pool_sizes).to(y.dtype)
+            values = w_context.flatten(1).to(y.dtype) @ values
             y = y + (values @ weights.transpose(1, 2)).view(y.shape)
         y = self.fuse.activation(self.fuse.norm(y))
         return F.dropout2d(y, self.dropout, self.training) if self.dropout else y
@@ -128,8 +149,9 @@ class _Asymmetric(nn.Module):
     def _attention(self, high: Tensor, low: Tensor, queries: Tensor) -> Tensor:
         index = query_index(queries, high.shape[3])
         maps = (_softmax(u.logits(high, low, self.pool_sizes)[:, index]) for u in self.units)
-        total = reduce(torch.add, maps)
-        return pyramid_spread(total / len(self.units), low, self.pool_sizes)
+        total = reduce(torch.add, maps) / len(self.units)
+        kinds = total.chunk(len(self.units[0].anchors), dim=2)
+        return pyramid_spread(reduce(torch.add, kinds), low, self.pool_sizes)
 
 
 def _softmax(logits: Tensor, dtype: torch.dtype | None = None) -> Tensor:
@@ -152,6 +174,9 @@ class APNB(_Asymmetric):
     3 x 3, 6 x 6 and 8 x 8 bins, S = 110 in all, so that the cost is linear in N. W_o starts at
     zero: no context at the start (not the identity).
 
+    The pyramid stands for any sampling of anchors: ``sampling: max`` takes the maxima of the same
+    bins, ``both`` appends them to the means. The authors' code has the means only.
+
     The biases of W_v, W_o and W are left out: BN holds them. The reference evaluates
     ``relu(BN(W_k x))`` twice, which moves the running statistics twice a step; here it is evaluated
     once.
@@ -164,6 +189,8 @@ class APNB(_Asymmetric):
         pool_sizes: Sides of the pyramid's grids.
         units: Number of such contexts (each with its own weights) that are summed.
         dropout: Share of output channels to drop in training (the reference's head: 0.05).
+        sampling: What stands for a bin: its ``average``, its ``max`` (a maximum a channel, of the
+            keys and of the values), or ``both``, twice as many anchors, which one softmax weighs.
 
     Raises:
         YoloAttnError: An option's value is not accepted.
@@ -178,19 +205,19 @@ class APNB(_Asymmetric):
         pool_sizes: Sequence[int] = PYRAMID,
         units: int = 1,
         dropout: float = 0.0,
+        sampling: str = "average",
     ):
         c = check_channels("APNB", channels)
         d = reduced_channels("APNB", c, rd_ratio, rd_channels)
-        super().__init__(
-            "APNB", c, c, c, d, value_channels, pool_sizes, units, dropout, shared=True
-        )
+        given = (value_channels, pool_sizes, units, dropout, sampling)
+        super().__init__("APNB", c, c, c, d, *given, shared=True)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, H, W) -> (B, C, H, W)``."""
         return self._forward(x, x)
 
     def attention(self, x: Tensor, queries: Tensor) -> Tensor:
-        """Where given positions look: the weights of the bins, spread over what they average.
+        """Where given positions look: the weights of the bins, spread evenly over their positions.
 
         Args:
             x: The block's input ``(B, C, H, W)``.
@@ -230,6 +257,8 @@ class AFNB(_Asymmetric):
         pool_sizes: Sides of the pyramid's grids.
         units: Number of such contexts (each with its own weights) that are summed.
         dropout: Share of output channels to drop in training (the reference's head: 0.05).
+        sampling: What stands for a bin: its ``average``, its ``max`` (a maximum a channel, of the
+            keys and of the values), or ``both``, twice as many anchors, which one softmax weighs.
 
     Raises:
         YoloAttnError: An option's value is not accepted.
@@ -245,13 +274,13 @@ class AFNB(_Asymmetric):
         pool_sizes: Sequence[int] = PYRAMID,
         units: int = 1,
         dropout: float = 0.0,
+        sampling: str = "average",
     ):
         high, low = check_channel_list("AFNB", channels, 2)
         out = high if out_channels is None else check_int("AFNB", "out_channels", out_channels)
         d = reduced_channels("AFNB", high, rd_ratio, rd_channels)
-        super().__init__(
-            "AFNB", high, low, out, d, value_channels, pool_sizes, units, dropout, shared=False
-        )
+        given = (value_channels, pool_sizes, units, dropout, sampling)
+        super().__init__("AFNB", high, low, out, d, *given, shared=False)
 
     def forward(self, xs: list[Tensor]) -> Tensor:
         """``[(B, C, H, W), (B, C_low, H', W')] -> (B, out_channels, H, W)``."""

@@ -1,4 +1,4 @@
-"""Convolutional block attention module.
+"""Convolutional block attention module, and each of its two gates alone.
 
 Sanghyun Woo, Jongchan Park, Joon-Young Lee, In So Kweon.
 CBAM: Convolutional Block Attention Module. ECCV 2018. https://arxiv.org/abs/1807.06521
@@ -54,14 +54,143 @@ def _log_sum_exp(x: Tensor) -> Tensor:
 POOLS = {"avg": _average, "max": _largest, "lp": _length, "lse": _log_sum_exp}
 
 
+PAPER = (
+    "Woo, Park, Lee, Kweon: CBAM: Convolutional Block Attention Module, ECCV 2018, arXiv 1807.06521"
+)
+
+
 @register(
-    paper="Woo, Park, Lee, Kweon: CBAM: Convolutional Block Attention Module, ECCV 2018, "
-    "arXiv 1807.06521",
+    paper=PAPER,
+    cost="time O(N C + 2 C^2/r), memory O(N C)",
+    placement="the first half of CBAM; here after a stage",
+    width_options=("rd_channels",),
+)
+class ChannelGate(nn.Module):
+    """CBAM's channel gate alone: ``z = x * s_c``, ``s_c = sigma(m(mean_n x) + m(max_n x))`` (B, C).
+
+    ``m(q) = W2 relu(W1 q + b1) + b2``, W1: C -> h. Not the identity at the start (about x/2).
+    Unlike SE it also sees the largest value of each channel.
+
+    Args:
+        channels: C of the input ``(B, C, H, W)``.
+        rd_ratio: h as a share of C.
+        rd_channels: h itself; overrides `rd_ratio`.
+        pools: What m sees of each channel, a list of ``avg``, ``max``, ``lp`` (square root of the
+            sum of squares) and ``lse`` (logarithm of the sum of exponentials). b2 counts for each.
+
+    Raises:
+        YoloAttnError: An option's value is not accepted.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        rd_ratio: float = 1 / 16,
+        rd_channels: int | None = None,
+        pools: Sequence[str] = ("avg", "max"),
+    ):
+        super().__init__()
+        self._add_channel_gate("ChannelGate", channels, rd_ratio, rd_channels, pools)
+
+    def _add_channel_gate(
+        self,
+        block: str,
+        channels: int,
+        rd_ratio: float,
+        rd_channels: int | None,
+        pools: Sequence[str],
+    ) -> None:
+        check_channels(block, channels)
+        if not isinstance(pools, (list, tuple)) or not pools:
+            raise YoloAttnError(
+                f"{block}: pools={pools!r} is not accepted (accepted: a list of {', '.join(POOLS)})"
+            )
+        self.pools = [check_choice(block, "pools", pool, POOLS) for pool in pools]
+        h = reduced_channels(block, channels, rd_ratio, rd_channels)
+        self.out_channels = channels
+        self.fc1 = nn.Linear(channels, h)
+        self.fc2 = nn.Linear(h, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, C, H, W) -> (B, C, H, W)``."""
+        return x * self.channel_weights(x)[:, :, None, None]
+
+    def channel_weights(self, x: Tensor) -> Tensor:
+        """Channel gates ``(B, C)`` for the input `x`."""
+        q = torch.stack([POOLS[pool](x) for pool in self.pools])
+        # W2 is linear: once for the mean of the hidden vectors instead of once for each.
+        hidden = self.fc1(q).relu().mean(0)
+        return (len(self.pools) * self.fc2(hidden)).sigmoid()
+
+
+@register(
+    paper=PAPER,
+    cost="time O(N (C + 2 k^2)), memory O(N C)",
+    placement="the second half of CBAM; here after a stage",
+)
+class SpatialGate(nn.Module):
+    """CBAM's position gate alone: ``z = x * s_s``, ``s_s = sigma(conv_kxk [max_c x, mean_c x])``.
+
+    s_s is one map (B, 1, H, W) for all channels. Not the identity at the start (about x/2).
+
+    The paper's text has no norm in it, the authors' code has one: ``norm: bn``.
+
+    Args:
+        channels: C of the input ``(B, C, H, W)``.
+        kernel_size: k, odd.
+        norm: ``none`` or ``bn`` (momentum 0.01, in place of the bias) behind the k x k convolution.
+
+    Raises:
+        YoloAttnError: An option's value is not accepted.
+    """
+
+    conv: nn.Conv2d | None
+    norm: BlockNorm | None
+
+    def __init__(self, channels: int, kernel_size: int = 7, norm: str = "none"):
+        super().__init__()
+        self.out_channels = check_channels("SpatialGate", channels)
+        self._add_position_gate("SpatialGate", kernel_size, norm)
+
+    def _add_position_gate(
+        self, block: str, kernel_size: int, norm: str, wanted: bool = True
+    ) -> None:
+        check_int(block, "kernel_size", kernel_size, odd=True)
+        check_choice(block, "norm", norm, ("none", "bn"))
+        padding, bias = kernel_size // 2, norm == "none"
+        self.conv = nn.Conv2d(2, 1, kernel_size, padding=padding, bias=bias) if wanted else None
+        self.norm = BlockNorm(1, momentum=0.01) if wanted and norm == "bn" else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, C, H, W) -> (B, C, H, W)``."""
+        return x * self._position_gate(x)
+
+    def attention(self, x: Tensor, queries: Tensor) -> Tensor:
+        """The position gate.
+
+        Args:
+            x: The block's input ``(B, C, H, W)``.
+            queries: ``(Q, 2)`` positions as (row, column); the gate does not depend on them.
+
+        Returns:
+            ``(B, Q, H, W)``, each value in (0, 1).
+        """
+        return self._position_gate(x).expand(-1, len(queries), -1, -1)
+
+    def _position_gate(self, x: Tensor) -> Tensor:
+        """s_s ``(B, 1, H, W)``."""
+        assert self.conv is not None
+        s = self.conv(torch.stack([_maximum(x, (1,)), x.mean(1)], dim=1))
+        return (s if self.norm is None else self.norm(s)).sigmoid()
+
+
+@register(
+    paper=PAPER,
     cost="time O(N C + 4 C^2/r + 2 k^2 N), memory O(N C)",
     placement="at the end of every residual branch; here after a stage",
     width_options=("rd_channels",),
 )
-class CBAM(nn.Module):
+class CBAM(ChannelGate, SpatialGate):
     """Gate the channels, then the positions: ``x1 = x * s_c(x)``, ``z = x1 * s_s(x1)``.
 
     ``s_c = sigma(m(mean_n x) + m(max_n x))`` (B, C), ``m(q) = W2 relu(W1 q + b1) + b2``,
@@ -94,35 +223,15 @@ class CBAM(nn.Module):
         pools: Sequence[str] = ("avg", "max"),
         spatial: bool = True,
     ):
-        super().__init__()
-        check_channels("CBAM", channels)
-        check_int("CBAM", "kernel_size", kernel_size, odd=True)
-        check_choice("CBAM", "norm", norm, ("none", "bn"))
+        nn.Module.__init__(self)  # not those of the gates, which have other options
         check_flag("CBAM", "spatial", spatial)
-        if not isinstance(pools, (list, tuple)) or not pools:
-            raise YoloAttnError(
-                f"CBAM: pools={pools!r} is not accepted (accepted: a list of {', '.join(POOLS)})"
-            )
-        self.pools = [check_choice("CBAM", "pools", pool, POOLS) for pool in pools]
-        h = reduced_channels("CBAM", channels, rd_ratio, rd_channels)
-        self.out_channels = channels
-        self.fc1 = nn.Linear(channels, h)
-        self.fc2 = nn.Linear(h, channels)
-        padding, bias = kernel_size // 2, norm == "none"
-        self.conv = nn.Conv2d(2, 1, kernel_size, padding=padding, bias=bias) if spatial else None
-        self.norm = BlockNorm(1, momentum=0.01) if spatial and norm == "bn" else None
+        self._add_channel_gate("CBAM", channels, rd_ratio, rd_channels, pools)
+        self._add_position_gate("CBAM", kernel_size, norm, wanted=spatial)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, H, W) -> (B, C, H, W)``."""
-        x = x * self.channel_weights(x)[:, :, None, None]
-        return x if self.conv is None else x * self._position_gate(x)
-
-    def channel_weights(self, x: Tensor) -> Tensor:
-        """Channel gates ``(B, C)`` for the input `x`."""
-        q = torch.stack([POOLS[pool](x) for pool in self.pools])
-        # W2 is linear: once for the mean of the hidden vectors instead of once for each.
-        hidden = self.fc1(q).relu().mean(0)
-        return (len(self.pools) * self.fc2(hidden)).sigmoid()
+        x = ChannelGate.forward(self, x)
+        return x if self.conv is None else SpatialGate.forward(self, x)
 
     def gate_map(self, x: Tensor) -> Tensor:
         """Product of both gates ``(B, C, H, W)`` for the input `x`."""
@@ -132,25 +241,11 @@ class CBAM(nn.Module):
         return s_c * self._position_gate(x * s_c)
 
     def attention(self, x: Tensor, queries: Tensor) -> Tensor:
-        """The position gate.
-
-        Args:
-            x: The block's input ``(B, C, H, W)``.
-            queries: ``(Q, 2)`` positions as (row, column); the gate does not depend on them.
-
-        Returns:
-            ``(B, Q, H, W)``, each value in (0, 1).
+        """The position gate, as :meth:`SpatialGate.attention`.
 
         Raises:
             YoloAttnError: The block was built with ``spatial: false`` and has no such gate.
         """
         if self.conv is None:
             raise YoloAttnError("CBAM: spatial=False has no position gate (spatial=True has)")
-        s_c = self.channel_weights(x)[:, :, None, None]
-        return self._position_gate(x * s_c).expand(-1, len(queries), -1, -1)
-
-    def _position_gate(self, x: Tensor) -> Tensor:
-        """s_s ``(B, 1, H, W)``."""
-        assert self.conv is not None
-        s = self.conv(torch.stack([_maximum(x, (1,)), x.mean(1)], dim=1))
-        return (s if self.norm is None else self.norm(s)).sigmoid()
+        return SpatialGate.attention(self, ChannelGate.forward(self, x), queries)

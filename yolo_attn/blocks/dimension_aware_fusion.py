@@ -27,7 +27,7 @@ SIDES = ("low", "high")
     inputs=(2, 3),
     levels=(1.0, 2.0, 0.5),
     cost="time O(N O (C + 9 C_high + C_low / 4 + O)), memory O(N O)",
-    placement="skip connections of a U-Net; here a neck level with its neighbours: [N4, N3, N5]",
+    placement="skip connections of a U-Net; here those into the neck: [P3, P2, P4], [P4, P3, P5]",
     width_options=("out_channels",),
 )
 class DASI(nn.Module):
@@ -39,8 +39,10 @@ class DASI(nn.Module):
 
     Inputs: ``[x, high, low]``. x is refined and gives the output its size; ``high`` is the next
     shallower level (about twice x's height and width: ceil(size / 2) must be x's), ``low`` a deeper
-    one (any size up to x's). For the head's maps: ``[[N4, N3, N5], 1, DASI, []]``. The widths may
-    be any; in the paper they are C, C/2 and 2C.
+    one (any size up to x's). On the skip connections, as in the paper, ``[[P3, P2, P4], 1, DASI,
+    []]`` and ``[[P4, P3, P5], 1, DASI, []]``: the heads from stride 8 on see them, where ``[N4, N3,
+    N5]`` would refine the map of one head only. The widths may be any; in the paper they are C, C/2
+    and 2C.
 
     At the ends of the pyramid a neighbour is missing: ``[x, low]``, or ``[x, high]`` with
     ``second: high``. m is then ``M [d_i, l_i]`` (or ``h_i``) for each quarter i of the channels,

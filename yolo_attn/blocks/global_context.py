@@ -23,7 +23,8 @@ FUSIONS = {"add": ("add",), "mul": ("mul",), "both": ("mul", "add")}
     aliases=("GC", "GCBlock"),
     cost="time O(N C + 2 C^2/r), memory O(N)",
     identity_at_start=True,
-    placement="before the shortcut addition of every c3-c5 bottleneck; here after P3, P4 or P5",
+    placement="the paper: inside every bottleneck of c3, c4 and c5, before its shortcut is added; "
+    "here after P3, P4 or P5, once a stage",
     width_options=("rd_channels",),
 )
 class GlobalContext(nn.Module):
@@ -32,6 +33,10 @@ class GlobalContext(nn.Module):
     ``a = softmax_n(w_k . x_n)``, ``c = sum_n a_n x_n``, ``t(c) = W2 relu(LN(W1 c))`` with W1: C ->
     P, W2: P -> C; ``add``: ``z = x + t(c)``; ``mul``: ``z = x * sigma(t(c))``; ``both``: ``z = x *
     sigma(t_mul(c)) + t_add(c)``.
+
+    The paper puts it *inside* every bottleneck of c3, c4 and c5 (all 13 of a ResNet-50), behind the
+    last convolution of the residual branch and before the shortcut is added. A row of a YAML stands
+    behind a whole stage instead, once.
 
     With ``fusion: add`` the identity at the start; ``mul`` starts as x/2. The bias of ``w_k`` is
     left out: the softmax cancels it. P from `rd_ratio` is at least 8: a LayerNorm over one element

@@ -135,6 +135,11 @@ class NonLocal(nn.Module):
             self.init_std = check_number("NonLocal", "init_std", init_std, 0.0, 10.0)
         self.reset_parameters()
 
+    @property
+    def map_dimension(self) -> int:
+        """Spatial dimensions of the maps that the block reads; a model has maps of 2 only."""
+        return self.dimension
+
     def reset_parameters(self) -> None:
         """Normal convolutions, zero biases, zero last layer: starts as the identity."""
         for name, parameter in self.named_parameters():

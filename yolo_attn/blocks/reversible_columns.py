@@ -54,7 +54,7 @@ class RevColumns(nn.Module):
     Columns can be computed backwards, ``p_i = (c_i - F_i) / alpha_i``, so training keeps the maps
     of the last one only (the authors' code keeps those of every column). ``|alpha|`` has a floor;
     unlike there, the stored parameter is not overwritten. Sides that 32 does not divide are
-    continued by zeros.
+    continued by zeros (``border: drop`` drops the rest at each level, as there).
 
     Args:
         channels: Channels of the input ``(B, channels, H, W)``; 3 for an image.
@@ -76,10 +76,16 @@ class RevColumns(nn.Module):
         num_classes: Classes, for classification.
         image_weight: f: reconstruction counts f, 2/3 f, 1/3 f in the three columns.
         term_weight: c: the other term counts 1/4 c, 2/4 c, 3/4 c.
+        layer_scale_init: Start value of the blocks' layer scale; 0 leaves it out.
+        border: ``pad``, or ``drop``: a stride that does not divide a side drops the last rows and
+            columns. The authors' code cannot fuse such maps from the second column on; here the
+            coarser map's last row counts there once more. Not together with supervision.
 
     Raises:
         YoloAttnError: An option's value is not accepted.
     """
+
+    border = "pad"  # of checkpoints from before there was a choice
 
     def __init__(
         self,
@@ -96,6 +102,8 @@ class RevColumns(nn.Module):
         num_classes: int | None = None,
         image_weight: float = 3.0,
         term_weight: float = 0.7,
+        layer_scale_init: float = 1e-6,
+        border: str = "pad",
     ):
         super().__init__()
         name = "RevColumns"
@@ -115,14 +123,21 @@ class RevColumns(nn.Module):
         blocks = sum(depths)
         self.drop_rates = [rate * k / max(blocks - 1, 1) for k in range(blocks)]
         self.out_channels = list(widths)
-        self.stem = Downsample(channels, widths[0], 4)
+        scale = check_number(name, "layer_scale_init", layer_scale_init)
+        self.border = check_choice(name, "border", border, ("pad", "drop"))
+        self.stem = Downsample(channels, widths[0], 4, border)
         self.columns = module_list(
-            Column(widths, depths, kernel_size, first_column=t == 0) for t in range(count)
+            Column(widths, depths, kernel_size, t == 0, scale, border) for t in range(count)
         )
         check_choice(name, "supervision", supervision, ("none", "objectness", "classification"))
         self.supervised: tuple[int, ...] = ()
         self.supervision: Supervision | None = None
         if supervision != "none":
+            if border == "drop":
+                raise YoloAttnError(
+                    f"{name}: border='drop' is not accepted with supervision={supervision!r}, "
+                    "which draws whole images (accepted: 'pad')"
+                )
             if supervision == "classification":
                 check_int(name, "num_classes", num_classes)
             self.supervised = supervised_columns(count)
@@ -146,7 +161,7 @@ class RevColumns(nn.Module):
         """``(B, channels, H, W) -> [(B, C_i, H / 2^(i+2), W / 2^(i+2)) for i in 0..3]``."""
         # The coarsest map is as large as the padded image needs it.
         h, w = -x.shape[2] % 32, -x.shape[3] % 32
-        if h or w:
+        if (h or w) and self.border == "pad":
             x = torch.nn.functional.pad(x, (0, w, 0, h))
         given = (self.columns, self.stem(x), self.alpha_floor, self.supervised, self._drop_path(x))
         maps, tops = run_reversible(*given, self) if self.reversible else run_plain(*given)

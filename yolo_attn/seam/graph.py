@@ -22,7 +22,7 @@ class Node:
     label: str = ""  # how the overlay counts this row, for error messages
     in_head: bool = False
     replaced: bool = False
-    refines: Node | None = None  # the base row whose later readers an inserted row took over
+    refines: Node | None = None  # the row whose later readers an inserted row took over
 
 
 @dataclass
@@ -52,21 +52,22 @@ class Graph:
             )
         return graph
 
-    def insert(self, after: list[Node], rest: list[Any], label: str) -> Node:
-        """Put a row behind the last of the base rows `after`, refining the first with the others.
+    def insert(self, after: list[Node], rest: list[Any], label: str, branch: bool = False) -> Node:
+        """Put a row behind the last of the rows `after`, refining the first with the others.
 
         Rows that come later and read the first one (or what refined it before) read the new row
         instead.
 
         Args:
-            after: Rows of the base; one makes a single-input row.
+            after: Rows of the base, or branches; one makes a single-input row.
             rest: ``[repeats, module, args]``.
             label: How the overlay counts the row.
+            branch: Whether nothing reads the row but what is inserted after it.
 
         Returns:
             The new row.
         """
-        anchor = max(after, key=lambda node: node.base)
+        anchor = max(after, key=self.nodes.index)
         position = self._behind(anchor)
         sources: list[Node | None] = [self._as_seen_at(node, position) for node in after]
         refined = sources[0]
@@ -77,22 +78,24 @@ class Graph:
             rest=rest,
             label=label,
             in_head=anchor.in_head,
-            refines=after[0],
+            refines=None if branch else after[0],
         )
         self.nodes.insert(position, new)
+        if branch:
+            return new
         for node in self.nodes[position + 1 :]:
             node.sources = [new if s is refined else s for s in node.sources]
         return new
 
     def _behind(self, anchor: Node) -> int:
-        """Position behind the base row `anchor` and the rows inserted behind it before."""
+        """Position behind the row `anchor` and the rows inserted behind it before."""
         position = self.nodes.index(anchor) + 1
         while position < len(self.nodes) and self.nodes[position].base < 0:
             position += 1
         return position
 
     def _as_seen_at(self, node: Node, position: int) -> Node:
-        """What a reader at `position` gets for a base row: the last row that refines it."""
+        """What a reader at `position` gets for a row: the last one that refines it."""
         seen = node
         for candidate in self.nodes[:position]:
             if candidate.refines is node:

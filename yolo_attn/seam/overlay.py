@@ -7,6 +7,8 @@ insert:                      # [after, repeats, module, args]
 replace:                     # [index, repeats, module, args]
   - [9, 1, SPP, [1024]]
 ```
+A fifth entry of an insert, ``{name: NAME}``, makes a branch: no row of the base reads it, later
+inserts do, as ``after: NAME``.
 ``backbone: [[from, repeats, module, args], ...]`` puts other rows in place of the base's backbone;
 taps and indices of the entries above then count in the result.
 """
@@ -28,7 +30,7 @@ from yolo_attn.seam.graph import Graph, Node
 from yolo_attn.seam.location import PROVENANCE, Location
 from yolo_attn.seam.model_checks import check_model, check_size
 from yolo_attn.seam.new_backbone import with_backbone
-from yolo_attn.seam.taps import find_taps
+from yolo_attn.seam.places import find_places, listed, split_branch
 
 OWN_KEYS = ("base", "backbone", "insert", "replace", "identity_start")
 LONGEST_NAME = 200  # of a file; most file systems end at 255 bytes
@@ -99,24 +101,34 @@ def _expand(
     if "backbone" in overlay:
         base, labelled_by = with_backbone(base, _backbone(overlay, name), name), ""
     taps: dict[str, int] = {}
+    branches: dict[str, Node] = {}
     graph = Graph.of(base["backbone"], base["head"])
     by_index = list(graph.nodes)
 
     for k, entry in enumerate(_entries(overlay, "replace", name), 1):
         label = f"replace {k}"
         at, rest = _row(entry, name, label, "index")
-        nodes = _places(at, base, by_index, taps, f"{name} {label}")
+        nodes = find_places(at, base, by_index, taps, {}, f"{name} {label}")
         if len(nodes) != 1:
             raise YoloAttnError(f"{name} {label}: index={at!r} (accepted: one layer index or tap)")
         graph.replace(nodes[0], _with_identity(rest, identity_start), f"{label}: {rest[1]}")
     for k, entry in enumerate(_entries(overlay, "insert", name), 1):
         label = f"insert {k}"
+        entry, branch = split_branch(entry, branches, f"{name} {label}")
         after, rest = _row(entry, name, label, "after")
-        nodes = _places(after, base, by_index, taps, f"{name} {label}")
+        nodes = find_places(after, base, by_index, taps, branches, f"{name} {label}")
         _check_inputs(rest[1], after, nodes, f"{name} {label}")
-        graph.insert(
-            nodes, _with_identity(rest, identity_start), f"{label}: {rest[1]} after {_text(after)}"
-        )
+        text = f"{label}: {rest[1]} after {listed(after)}"
+        starts = _with_identity(rest, identity_start) if branch is None else rest
+        node = graph.insert(nodes, starts, text, branch is not None)
+        if branch is not None:
+            branches[branch] = node
+    for branch, node in branches.items():
+        if not any(node in reader.sources for reader in graph.nodes):
+            raise YoloAttnError(
+                f"{name} {node.label}: no later insert reads {branch!r} (accepted: one that has "
+                f"{branch!r} in its `after`; without `name` the rows of the base read it)"
+            )
 
     backbone, head = graph.rows()
     own = {k: deepcopy(v) for k, v in overlay.items() if k not in OWN_KEYS}
@@ -335,48 +347,9 @@ def _check_inputs(module: str, after: Any, nodes: list[Node], where: str) -> Non
         form = "a list of taps or indices" if high > 1 else "one tap or index"
         raise YoloAttnError(
             f"{where}: {module} takes {wanted} input{'s' if wanted != '1' else ''}, "
-            f"after={_text(after)} gives "
+            f"after={listed(after)} gives "
             f"{len(nodes)} (write {form} as `after`)"
         )
-
-
-def _places(
-    at: Any, base: dict[str, Any], by_index: list[Node], taps: dict[str, int], where: str
-) -> list[Node]:
-    """Rows of the base that `after` or `index` names."""
-    places = at if isinstance(at, (list, tuple)) else [at]
-    if not places:
-        raise YoloAttnError(
-            f"{where}: after=[] (accepted: a tap, a layer index, or a list of them)"
-        )
-    last = len(by_index) - 1
-    nodes = []
-    for place in places:
-        if isinstance(place, bool) or not isinstance(place, (int, str)):
-            raise YoloAttnError(
-                f"{where}: after={place!r} (accepted: a tap such as P5, or a layer index)"
-            )
-        if isinstance(place, str):
-            if not taps:
-                taps.update(find_taps(base))
-            if place not in taps:
-                listed = ", ".join(f"{tap}={i}" for tap, i in taps.items())
-                raise YoloAttnError(
-                    f"{where}: the base {Path(base['yaml_file']).name} has no tap {place!r} (it "
-                    f"has {listed})"
-                )
-            place = taps[place]
-        if not 0 <= place < last:
-            what = "the head itself" if place == last else "out of range"
-            raise YoloAttnError(
-                f"{where}: layer {place} of {Path(base['yaml_file']).name} is {what} (accepted: 0 "
-                f"to {last - 1}, "
-                "counted in the base)"
-            )
-        nodes.append(by_index[place])
-    if len({id(n) for n in nodes}) != len(nodes):
-        raise YoloAttnError(f"{where}: after={_text(at)} names the same layer twice")
-    return nodes
 
 
 def _with_identity(rest: list[Any], identity_start: bool) -> list[Any]:
@@ -394,7 +367,3 @@ def _flag(value: Any, where: str) -> bool:
     if not isinstance(value, bool):
         raise YoloAttnError(f"{where}: {value!r} (accepted: true, false)")
     return value
-
-
-def _text(after: Any) -> str:
-    return f"[{', '.join(map(str, after))}]" if isinstance(after, (list, tuple)) else str(after)

@@ -198,6 +198,12 @@ class Rows:
         cls: type[nn.Module] = info.cls
         positional: list[Any] = [channels, *options]
         probe = _probe(cls, positional)
+        dimension = getattr(probe, "map_dimension", 2)
+        if dimension != 2:
+            raise YoloAttnError(
+                f"{info.name}: dimension={dimension} is not accepted, a row of a model is a 2-D "
+                "map (accepted: 2; others by create() in Python)"
+            )
         # A block that is the identity already must stay unwrapped: neither it nor g would learn.
         if identity_start and not getattr(probe, "starts_as_identity", info.identity_at_start):
             from yolo_attn.blocks.identity_start import IdentityStart
