@@ -112,13 +112,15 @@ def facts_of_this_process() -> Facts:
     blas = [p for p in loaded if "openblas" in p]
     cores = {_says(p, "get_corename", ctypes.c_char_p) for p in blas}
     counts = [_says(p, "get_num_threads", ctypes.c_int) for p in blas]
-    numpy_core = sys.modules.get("numpy._core._multiarray_umath")
-    dispatched = getattr(numpy_core, "__cpu_dispatch__", [])
+    umath = ("numpy._core._multiarray_umath", "numpy.core._multiarray_umath")  # 2 and 1
+    numpy_core: Any = next(sys.modules[name] for name in umath if name in sys.modules)
     return {
         "ATen": torch.backends.cpu.get_cpu_capability(),
         "OpenBLAS": sorted({c.decode() for c in cores if c}),
         "MKL": _mkl_branch(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"),
-        "numpy": [f for f in dispatched if numpy_core.__cpu_features__.get(f)],
+        "numpy": [
+            name for name in numpy_core.__cpu_dispatch__ if numpy_core.__cpu_features__.get(name)
+        ],
         "threads": torch.get_num_threads(),
         "OpenBLAS threads": max((n for n in counts if n), default=None),
         "versions": f"numpy {np.__version__}, torch {torch.__version__}",
@@ -154,8 +156,10 @@ def in_force(env: Mapping[str, str]) -> Facts:
         raise SystemExit(
             f"any_cpu.py: the libraries do not load with these settings\n{done.stderr}"
         )
-    isa = re.search(r"^on?e?dnn_verbose.*,cpu,isa:(.*)$", done.stdout, re.MULTILINE)
-    return {**json.loads(done.stdout.splitlines()[-1]), "oneDNN": isa[1] if isa else None}
+    isa = re.search(r"^\w*dnn\w*_verbose,.*cpu,isa:(.*)$", done.stdout, re.MULTILINE)
+    # Python and oneDNN write to the same pipe, each when it likes.
+    (told,) = (line for line in done.stdout.splitlines() if line.startswith("{"))
+    return {**json.loads(told), "oneDNN": isa[1] if isa else None}
 
 
 def ignored(env: Mapping[str, str], facts: Facts) -> list[str]:
