@@ -8,6 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+# A limit for what hangs, in seconds, and no claim about speed: the machine may be slow or busy.
+PATIENCE = 900
+
 
 def environment(**extra: str | None) -> dict[str, str]:
     """The test's environment without network; None removes a variable."""
@@ -42,7 +45,7 @@ def yolo(*args: str, cwd: Path, ok: bool = True, **env: str | None):
 
 def _run(command: list[str], cwd: Path | None, ok: bool, env: dict[str, str | None]):
     done = subprocess.run(
-        command, cwd=cwd, env=environment(**env), capture_output=True, text=True, timeout=900
+        command, cwd=cwd, env=environment(**env), capture_output=True, text=True, timeout=PATIENCE
     )
     if ok:
         assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"

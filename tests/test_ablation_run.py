@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.processes import environment, python
+from tests.processes import PATIENCE, environment, python
 from yolo_attn.ablation.store import DONE, TrialFolder
 from yolo_attn.data.synthetic import make_smallshapes
 
@@ -118,7 +118,7 @@ def test_killed_in_the_middle_and_run_again(cwd: Path, after_crash: str) -> None
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     third = folder / ARMS[2] / "0" / "train" / "weights" / "last.pt"
-    deadline = time.monotonic() + 900
+    deadline = time.monotonic() + PATIENCE
     while not third.is_file() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)

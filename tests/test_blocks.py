@@ -211,13 +211,16 @@ def test_one_image_does_not_depend_on_the_others_in_eval(name: str, options: dic
 @each_case
 def test_every_parameter_gets_a_gradient(name: str, options: dict) -> None:
     block, channels = build(name, options)
-    x = inputs_of(name, channels, (16, 16), requires_grad=True)
+    block.double()
+    x = inputs_of(name, channels, (16, 16), dtype=torch.float64, requires_grad=True)
     sum((y * torch.randn_like(y)).sum() for y in outputs(block.train()(x))).backward()
-    dead = block_info(name).dead_parameters
-    without = {
-        n for n, p in block.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0
-    }
-    assert without == set(dead), f"no gradient: {sorted(without)}; declared dead: {dead}"
+    dead = set(block_info(name).dead_parameters)
+    size = {n: 0.0 if p.grad is None else p.grad.norm().item() for n, p in block.named_parameters()}
+    # A gradient that cancels is rounding, 1e-16 of the others or by luck 0; the smallest true one
+    # is 4e-7 of the largest.
+    without = {n for n, s in size.items() if s <= 1e-11 * max(size.values())}
+    # The declaration is that of the default options.
+    assert without == dead or (options and without < dead), f"{sorted(without)}; declared: {dead}"
 
 
 @each_case
@@ -376,20 +379,27 @@ def test_identity_at_the_start_where_declared(name: str, options: dict) -> None:
 @each_case
 def test_a_training_step_lowers_a_loss(name: str, options: dict) -> None:
     block, channels = build(name, options)
-    x = inputs_of(name, channels, (16, 16), batch=4)
+    # A gate of few weights changes the loss by less than float32 resolves.
+    block.double()
+    x = inputs_of(name, channels, (16, 16), batch=4, dtype=torch.float64)
     targets = [torch.randn_like(y) for y in outputs(block(x))]
     if not list(block.parameters()):
         pytest.skip("no parameters to train")
-    optimizer = torch.optim.SGD(block.parameters(), lr=1e-3)
-    losses = []
-    for _ in range(6):
+    rate, steps = 1e-3, 5
+    optimizer = torch.optim.SGD(block.parameters(), lr=rate)
+    losses, slopes = [], []
+    for _ in range(steps + 1):
         torch.manual_seed(0)  # the same channels are dropped in every step
         loss = sum(((y - t) ** 2).mean() for y, t in zip(outputs(block(x)), targets))
         losses.append(loss.item())
         optimizer.zero_grad()
         loss.backward()
+        slopes.append(
+            sum(p.grad.square().sum().item() for p in block.parameters() if p.grad is not None)
+        )
         optimizer.step()
-    assert losses[-1] < losses[0]
+    # So much lower as the gradient promises; a third of it where a step is too long (LSK).
+    assert losses[0] - losses[-1] > 0.1 * rate * steps * slopes[0] > 0
 
 
 @each_block

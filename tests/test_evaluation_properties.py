@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from yolo_attn.ablation.resampling import metric_draws
 from yolo_attn.errors import YoloAttnError
 from yolo_attn.evaluation import coco, protocols, visdrone
 from yolo_attn.evaluation.boxes import Detections, GroundTruth
 from yolo_attn.evaluation.coco import CocoRules
 from yolo_attn.evaluation.errors import KINDS, error_analysis
-from yolo_attn.evaluation.records import load_records, save_records
+from yolo_attn.evaluation.records import load_records, save_records, summable
 from yolo_attn.evaluation.regions import coverage
 
 SEEDS = range(12)
@@ -269,6 +271,39 @@ def test_fractional_weights_scale_freely():
         one, other = (protocols.metrics_of(record, w) for w in (weights, weights * 0.01))
         assert one == pytest.approx(other, abs=1e-9)
         assert one["AP"] != pytest.approx(protocols.metrics_of(record)["AP"], abs=1e-3)
+
+
+@pytest.mark.parametrize("weight", [0.1, 1 / 3, 0.7])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_one_fraction_for_all_images_changes_nothing(seed, weight):
+    """Recalls that lie on one of COCO's points stay on their side of it."""
+    gt, dets = scene(seed, ties=False)
+    for name, record in protocols.match_records(gt, dets).items():
+        plain = protocols.metrics_of(record)
+        weights = np.full(len(gt.names), weight)
+        assert protocols.metrics_of(record, weights) == pytest.approx(plain, abs=1e-9), name
+        drawn = metric_draws(record, weights[None])
+        assert {k: v[0] for k, v in drawn.items()} == pytest.approx(
+            {k: plain[k] if plain[k] not in (-1, None) else np.nan for k in drawn},
+            abs=1e-9, nan_ok=True,
+        ), name  # fmt: skip
+
+
+def test_sums_of_weights_are_exact_in_any_order():
+    gt, dets = scene(3, ties=False)
+    record = protocols.match_records(gt, dets)["coco"]
+    rng = np.random.default_rng(0)
+    given = rng.random((6, len(gt.names))) * [[1], [1], [1e-9], [1e-9], [1e9], [1e-300]]
+    weights = summable(record, given)
+    assert (np.abs(weights - given).max(1) <= 1e-12 * given.max(1)).all()
+    taken = weights[:, record.image]
+    exact = [math.fsum(row) for row in taken]
+    for _ in range(5):
+        order = rng.permutation(taken.shape[1])
+        assert np.cumsum(taken[:, order], axis=1)[:, -1].tolist() == exact
+    whole = rng.integers(0, 1000, len(gt.names)).astype(float)
+    assert summable(record, whole).tolist() == whole.tolist()
+    assert not summable(record, np.zeros(len(gt.names))).any()
 
 
 @pytest.mark.parametrize(

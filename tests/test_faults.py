@@ -20,7 +20,7 @@ from ultralytics.nn import tasks
 
 from yolo_attn.errors import YoloAttnError
 
-from .processes import environment, python
+from .processes import PATIENCE, environment, python
 
 MODEL = """\
 nc: 3
@@ -70,7 +70,8 @@ def train(folder: Path, *more: str, prefix: tuple[str, ...] = (), **env: str | N
     args = ["train", "model=tiny.yaml", "data=data.yaml", "epochs=1", *SHORT, *more]
     return subprocess.run(
         [*prefix, sys.executable, "-c", ENTRY, *args],
-        cwd=folder, env=environment(**ALONE, **env), capture_output=True, text=True, timeout=300,
+        cwd=folder, env=environment(**ALONE, **env), capture_output=True, text=True,
+        timeout=PATIENCE,
     )  # fmt: skip
 
 
@@ -80,7 +81,9 @@ def without_write_permission() -> tuple[str, ...]:
         return ()
     setpriv = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
     try:
-        subprocess.run([*setpriv, sys.executable, "-c", "import torch"], check=True, timeout=120)
+        subprocess.run(
+            [*setpriv, sys.executable, "-c", "import torch"], check=True, timeout=PATIENCE
+        )
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("root, and no other user may run this interpreter")
     return setpriv
@@ -151,13 +154,13 @@ def test_interrupted_training_resumes(folder: Path) -> None:
         cwd=folder, env=environment(**ALONE), stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    end = time.monotonic() + 120
+    end = time.monotonic() + PATIENCE
     while not list(folder.glob("**/one/weights/last.pt")) and time.monotonic() < end:
         time.sleep(0.2)
     (last,) = folder.glob("**/one/weights/last.pt")
     time.sleep(1)
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=PATIENCE)
     assert process.returncode != 0 and "yolo_attn/" not in stderr
     at = torch.load(last, weights_only=False, map_location="cpu")["epoch"]
     code = (
@@ -182,7 +185,7 @@ def test_two_trainings_at_once(folder: Path) -> None:
         for _ in range(2)
     ]  # fmt: skip
     for process in both:
-        _, stderr = process.communicate(timeout=300)
+        _, stderr = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, stderr[-2000:]
     assert all(YOLO(str(p)).model is not None for p in folder.glob("runs/**/last.pt"))
 

@@ -14,7 +14,7 @@ from yolo_attn.errors import LONGEST, YoloAttnError
 from yolo_attn.seam.model_checks import check_size
 from yolo_attn.zoo import check
 
-from .processes import environment, python
+from .processes import PATIENCE, environment, python
 
 REPO = Path(__file__).resolve().parents[1]
 BLOCK = "  - [-1, 1, Conv, [16, 3, 2]]\n  - [-1, 1, SE, []]\n"
@@ -33,7 +33,7 @@ def model(text: str, tmp_path: Path) -> Path:
 def test_sample_ends_well(kind: str, count: int) -> None:
     done = subprocess.run(
         [sys.executable, "scripts/fuzz.py", "--only", kind, "--count", str(count), "--seed", "7"],
-        cwd=REPO, env=environment(), capture_output=True, text=True, timeout=600,
+        cwd=REPO, env=environment(), capture_output=True, text=True, timeout=PATIENCE,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
     assert f"{count} cases" in done.stdout and " 0 FAULT" in done.stdout

@@ -84,7 +84,7 @@ def test_hovering_a_point_shows_its_arm(page: Any, number: int) -> None:
     page.mouse.move(0, 0)
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2, steps=4)
     label = figure.locator(".hoverlayer .hovertext")
-    label.first.wait_for(timeout=5000)
+    label.first.wait_for()
     arm = [name.replace("<b>odd&", "odd_arm") for name in ARMS][number]
     # The arms' latencies are 5, 6 and 7 ms: the point stands at its own.
     axis = f"f => {{ const a = f._fullLayout.xaxis; return a._offset + a.d2p({5 + number}) }}"

@@ -305,7 +305,7 @@ def test_attention_fusion_starts_as_plain_fusion() -> None:
     sizes = ((8, 10), (16, 20), (4, 5))
     xs = [torch.randn(2, c, *size) for c, size in zip(channels, sizes)]
     torch.testing.assert_close(attn(xs), plain(xs))
-    assert torch.equal(attn.level_weights(xs), torch.ones(2, 3, 8, 10))
+    torch.testing.assert_close(attn.level_weights(xs), torch.ones(2, 3, 8, 10))
     nn.init.normal_(attn.score.weight)
     weights = attn.level_weights(xs)
     torch.testing.assert_close(weights.sum(1), torch.full((2, 8, 10), 3.0))

@@ -13,7 +13,7 @@ import numpy as np
 
 from yolo_attn.errors import YoloAttnError
 from yolo_attn.evaluation.boxes import Floats, Ints
-from yolo_attn.evaluation.records import NEUTRAL, POINTS, TRUE, MatchRecords
+from yolo_attn.evaluation.records import NEUTRAL, POINTS, TRUE, MatchRecords, summable
 
 CELLS = 2_000_000  # draws times detections that are computed together: they fit the cache
 AT = {"AP50": 0.5, "AP75": 0.75}
@@ -65,6 +65,7 @@ def metric_draws(
             f"weights of shape {weights.shape} for {len(records.names)} images (accepted: one row "
             "a draw, one number an image)"
         )
+    weights = summable(records, weights)
     cells = _cells(records, names)
     largest = int(np.bincount(records.category, minlength=1).max(initial=1)) or 1
     step = max(1, CELLS // largest)

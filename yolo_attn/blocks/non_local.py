@@ -43,6 +43,9 @@ POOLS = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
     identity_at_start=True,
     placement="late backbone stages (the paper: before the last block of res4); here P4 or P5",
     width_options=("rd_channels",),
+    dead_parameters={
+        "g.bias": "softmax rows sum to 1, so it shifts whole channels, and the norm takes that away"
+    },
 )
 class NonLocal(nn.Module):
     """Every position reads every other: ``z_i = x_i + W_z (1/C(x)) sum_j f(x_i, x_j) g(x_j)``.
