@@ -11,7 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 WIRING_ROUNDS = 4  # how many rows up and down the graph a row's neighbourhood reaches
+LINK_ROUNDS = 4  # how often pairs are looked for again with what the last ones say of the wiring
 IMAGE = -1
+# Scores of pairs: one more tensor outweighs all agreement in wiring, a known pair all tensors.
+TENSOR = 10**4
+SURE = 10**10
+LINK = 8  # one more link to a paired row: more than all that neighbourhoods alone say
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,7 @@ class LayerRow:
         parameters: Tensor name -> number of parameters; 0 for a buffer.
         sources: Rows that it reads; -1 is the image.
         ours: Whether it is a block of ours, which refines its first source.
-        kinds: Names of the module's class and of the classes that it derives from.
+        kinds: Names of the module's class and of the layers that it derives from.
     """
 
     module: str
@@ -74,8 +79,9 @@ def align(source: Rows, target: Rows) -> Alignment:
     """Pair the rows of two models, keeping their order.
 
     Equal sequences pair one to one. Else provenance decides where both models descend from one
-    base. Else the best alignment is found: it keeps most tensors (same module, same names and
-    shapes), and of several such the one whose wiring agrees best.
+    base. Else the best alignment is found: it keeps most tensors (rows of a kind, same names and
+    shapes), and of several such the one whose wiring agrees best. What then stands between the same
+    neighbours is paired as far as names and shapes are equal, whatever the modules are called.
     """
     if _equal(source, target):
         return Alignment({i: i for i in range(len(target))}, by_origin=True)
@@ -84,7 +90,25 @@ def align(source: Rows, target: Rows) -> Alignment:
         return Alignment(
             _best_pairs(source, target, _origin_scores(source, target, *origins)), True
         )
-    return Alignment(_best_pairs(source, target, _wiring_scores(source, target)))
+    graphs = _Graph.of(source), _Graph.of(target)
+    scores = _kind_scores(source, target, *graphs)
+    pairs: dict[int, int] = {}
+    for _ in range(LINK_ROUNDS):
+        before, pairs = pairs, _best_pairs(source, target, _with_links(scores, pairs, *graphs))
+        if pairs == before:
+            break
+    scores = _place_scores(source, target, pairs)
+    return Alignment(_best_pairs(source, target, _with_links(scores, pairs, *graphs)))
+
+
+def of_a_kind(one: LayerRow, other: LayerRow) -> bool:
+    """Whether two rows are the same layer or variants of one: subclasses of it, or it itself."""
+    return one.module == other.module or not one.kinds.isdisjoint(other.kinds)
+
+
+def variant(one: LayerRow, other: LayerRow) -> bool:
+    """Whether two rows are of a kind, and different classes."""
+    return one.module != other.module and of_a_kind(one, other)
 
 
 def fitting(source: LayerRow, target: LayerRow) -> list[str]:
@@ -95,15 +119,16 @@ def fitting(source: LayerRow, target: LayerRow) -> list[str]:
 def head_levels(source: Rows, target: Rows) -> dict[int, int]:
     """Which level of the source's head has the stride of a level of the target's head.
 
-    A head keeps one branch a level; a model with one level more counts them differently.
+    A head keeps one branch a level; a model with other levels counts them differently.
 
     Returns:
-        Target level -> source level; the identity where both heads have as many levels.
+        Target level -> source level; the identity where both heads have the same strides.
     """
-    theirs, own = source.strides, target.strides
-    if len(theirs) == len(own):
-        return {k: k for k in range(len(own))}
-    return {k: theirs.index(stride) for k, stride in enumerate(own) if stride in theirs}
+    theirs, own = (
+        [(stride, list(strides[:k]).count(stride)) for k, stride in enumerate(strides)]
+        for strides in (source.strides, target.strides)
+    )
+    return {k: theirs.index(level) for k, level in enumerate(own) if level in theirs}
 
 
 def is_per_level(names: Sequence[str], prefix: str, levels: int) -> bool:
@@ -122,11 +147,14 @@ def with_head_levels(source: Rows, target: Rows) -> Rows:
     new = {old: k for k, old in head_levels(source, target).items()}
     for old in range(count):
         new.setdefault(old, len(target.strides) + old)
+    own = list(head.shapes)
+    prefixes = {name.partition(".")[0] for name in own}
+    branches = {prefix for prefix in prefixes if is_per_level(own, prefix, count)}
     names = {}
-    for name in head.shapes:
-        match = re.match(r"(\w+)\.(\d+)\.(.+)", name)
-        branch = match and is_per_level(list(head.shapes), match[1], count)
-        names[name] = f"{match[1]}.{new[int(match[2])]}.{match[3]}" if match and branch else name
+    for name in own:
+        prefix, _, rest = name.partition(".")
+        level, _, within = rest.partition(".")
+        names[name] = f"{prefix}.{new[int(level)]}.{within}" if prefix in branches else name
     head = replace(
         head,
         shapes={names[name]: shape for name, shape in head.shapes.items()},
@@ -138,7 +166,7 @@ def with_head_levels(source: Rows, target: Rows) -> Rows:
 def _equal(source: Rows, target: Rows) -> bool:
     """Whether the sequences are equal, but for shapes in the head (another number of classes)."""
     return len(source) == len(target) and all(
-        s.module == t.module and s.ours == t.ours and (s.shapes == t.shapes or i == len(target) - 1)
+        of_a_kind(s, t) and (s.shapes == t.shapes or i == len(target) - 1)
         for i, (s, t) in enumerate(zip(source.rows, target.rows))
     )
 
@@ -161,85 +189,112 @@ def _common_origins(source: Rows, target: Rows) -> tuple[Sequence[int], Sequence
         i = row_of.get(origin)
         if i is None or i in source.replaced or j in target.replaced:
             continue
-        if not _same_module(source, i, target, j):
+        if not of_a_kind(source.rows[i], target.rows[j]):
             return None
     return a, b
 
 
-def _same_module(source: Rows, i: int, target: Rows, j: int) -> bool:
-    s, t = source.rows[i], target.rows[j]
-    if s.module == t.module:
-        return s.ours == t.ours
-    # Heads of other tasks extend Detect and share its tensors.
-    heads = i == len(source) - 1 and j == len(target) - 1
-    return heads and (s.module in t.kinds or t.module in s.kinds)
-
-
-Scores = Mapping[tuple[int, int], float]
+Scores = Mapping[tuple[int, int], int]
 
 
 def _origin_scores(
     source: Rows, target: Rows, origin: Sequence[int], target_origin: Sequence[int]
 ) -> Scores:
-    """Rows of one origin pair, and inserted rows between them if they are the same block."""
-    rows = len(source) + len(target)
-    largest = 1 + max((len(row.shapes) for row in source.rows), default=0)
-    certain = float(rows * largest)  # more than all inserted rows together
+    """Rows of one origin pair, and inserted rows between them by what they have in common."""
     scores = {}
-    for i, j in _candidates(source, target):
-        if origin[i] == target_origin[j]:
-            kept = 1 + len(fitting(source.rows[i], target.rows[j]))
-            scores[i, j] = certain if origin[i] >= 0 else float(kept)
+    for i, s in enumerate(source.rows):
+        for j, t in enumerate(target.rows):
+            if origin[i] != target_origin[j]:
+                continue
+            kind, kept = of_a_kind(s, t), len(fitting(s, t))
+            if kind or kept:
+                scores[i, j] = (SURE if origin[i] >= 0 else 0) + kept * TENSOR + kind
     return scores
 
 
-def _wiring_scores(source: Rows, target: Rows) -> Scores:
-    """Tensors kept, up to twice as much where the neighbourhoods in the graphs are equal."""
+def _kind_scores(source: Rows, target: Rows, graph: _Graph, target_graph: _Graph) -> Scores:
+    """Tensors kept; where that is equal, how far the neighbourhoods in the graphs are."""
     ids: dict[object, int] = {}
-    a, b = _neighbourhoods(source, ids), _neighbourhoods(target, ids)
+    a, b = _neighbourhoods(source, graph, ids), _neighbourhoods(target, target_graph, ids)
     scores = {}
-    for i, j in _candidates(source, target):
-        s, t = source.rows[i], target.rows[j]
-        kept = len(fitting(s, t))
-        whole = s.shapes == t.shapes
-        if not (kept or whole):
-            continue
-        agreement = sum(x == y for x, y in zip(a[i], b[j])) / (1 + WIRING_ROUNDS)
-        scores[i, j] = (1 + kept) * (1.0 if whole else 0.5) * (1 + agreement)
+    for i, s in enumerate(source.rows):
+        for j, t in enumerate(target.rows):
+            if not of_a_kind(s, t):
+                continue
+            # Counters of batches, which every norm has, say nothing about what a row is.
+            kept = sum(s.shapes[name] != () for name in fitting(s, t))
+            whole = s.shapes == t.shapes
+            if kept or whole:
+                agreement = sum(x == y for x, y in zip(a[i], b[j]))
+                scores[i, j] = kept * TENSOR + agreement + (2 if whole else 1)
     return scores
 
 
-def _candidates(source: Rows, target: Rows) -> list[tuple[int, int]]:
-    return [
-        (i, j)
-        for i in range(len(source))
-        for j in range(len(target))
-        if _same_module(source, i, target, j)
-    ]
+def _place_scores(source: Rows, target: Rows, pairs: Mapping[int, int]) -> Scores:
+    """Rows that are paired stay so; between two such pairs, rows by what they have in common."""
+    ends = [(-1, -1), *sorted((i, j) for j, i in pairs.items()), (len(source), len(target))]
+    scores = {(i, j): SURE for i, j in ends[1:-1]}
+    for (i0, j0), (i1, j1) in zip(ends, ends[1:]):
+        aligned = i1 - i0 == j1 - j0  # no row was put in or taken out here
+        for i in range(i0 + 1, i1):
+            for j in range(j0 + 1, j1):
+                s, t = source.rows[i], target.rows[j]
+                kept = len(fitting(s, t))
+                if kept and (s.ours == t.ours or aligned):
+                    same_place = aligned and i - i0 == j - j0
+                    scores[i, j] = kept * TENSOR + same_place + of_a_kind(s, t)
+    return scores
 
 
-def _refined(model: Rows) -> list[int]:
-    """For each row the row that it stands for: itself, or what a block of ours refines."""
-    refined: list[int] = []
-    for i, row in enumerate(model.rows):
-        first = row.sources[0] if row.sources else IMAGE
-        refined.append((refined[first] if first >= 0 else IMAGE) if row.ours else i)
-    return refined
+def _with_links(
+    scores: Scores, pairs: Mapping[int, int], graph: _Graph, target_graph: _Graph
+) -> Scores:
+    """More for rows that read, and are read by, rows that are paired with each other."""
+
+    def links(rows: Sequence[int], target_rows: Sequence[int]) -> int:
+        return len({pairs.get(j, j if j < 0 else None) for j in target_rows} & {*rows})
+
+    return {
+        (i, j): score
+        + LINK * links(graph.sources[i], target_graph.sources[j])
+        + LINK * links(graph.readers[i], target_graph.readers[j])
+        for (i, j), score in scores.items()
+    }
 
 
-def _neighbourhoods(model: Rows, ids: dict[object, int]) -> list[list[int]]:
+@dataclass(frozen=True)
+class _Graph:
+    """Who reads whom, as if blocks of ours were not there: one stands for the row it refines.
+
+    Attributes:
+        sources: For each row those that it reads; negative is the image.
+        readers: For each row those that read it; blocks of ours are none.
+    """
+
+    sources: Sequence[Sequence[int]]
+    readers: Sequence[Sequence[int]]
+
+    @classmethod
+    def of(cls, model: Rows) -> _Graph:
+        refined: list[int] = []
+        for i, row in enumerate(model.rows):
+            first = row.sources[0] if row.sources else IMAGE
+            refined.append((refined[first] if first >= 0 else IMAGE) if row.ours else i)
+        sources = [[refined[s] if s >= 0 else s for s in row.sources] for row in model.rows]
+        readers: list[list[int]] = [[] for _ in model.rows]
+        for i, row in enumerate(model.rows):
+            for s in sources[i] if not row.ours else ():
+                if s >= 0:
+                    readers[s].append(i)
+        return cls(sources, readers)
+
+
+def _neighbourhoods(model: Rows, graph: _Graph, ids: dict[object, int]) -> list[list[int]]:
     """For each row, labels of its neighbourhood in the graph, at growing distance.
 
     Equal labels mean equal neighbourhoods (Weisfeiler and Lehman's refinement). A block of ours
     counts as the row that it refines, so inserting one changes no label.
     """
-    refined = _refined(model)
-    sources = [[refined[s] if s >= 0 else s for s in row.sources] for row in model.rows]
-    readers: list[list[int]] = [[] for _ in model.rows]
-    for i, row in enumerate(model.rows):
-        for s in sources[i] if not row.ours else ():
-            if s >= 0:
-                readers[s].append(i)
 
     def label(*key: object) -> int:
         return ids.setdefault(key, len(ids))
@@ -253,24 +308,24 @@ def _neighbourhoods(model: Rows, ids: dict[object, int]) -> list[list[int]]:
     for _ in range(WIRING_ROUNDS):
         now = [known[-1] for known in labels]
         for i, known in enumerate(labels):
-            above = tuple(now[s] if s >= 0 else IMAGE for s in sources[i])
-            known.append(label(now[i], above, tuple(sorted(now[r] for r in readers[i]))))
+            above = tuple(now[s] if s >= 0 else IMAGE for s in graph.sources[i])
+            known.append(label(now[i], above, tuple(sorted(now[r] for r in graph.readers[i]))))
     return labels
 
 
 def _best_pairs(source: Rows, target: Rows, scores: Scores) -> dict[int, int]:
     """The order-keeping pairs of largest total score: target row -> source row."""
     n, m = len(source), len(target)
-    best = [[0.0] * (m + 1) for _ in range(n + 1)]
+    best = [[0] * (m + 1) for _ in range(n + 1)]
     for i in range(1, n + 1):
         for j in range(1, m + 1):
-            pair = scores.get((i - 1, j - 1), 0.0)
-            both = best[i - 1][j - 1] + pair if pair else 0.0
+            pair = scores.get((i - 1, j - 1), 0)
+            both = best[i - 1][j - 1] + pair if pair else 0
             best[i][j] = max(best[i - 1][j], best[i][j - 1], both)
     pairs: dict[int, int] = {}
     i, j = n, m
     while i and j:
-        pair = scores.get((i - 1, j - 1), 0.0)
+        pair = scores.get((i - 1, j - 1), 0)
         if pair and best[i][j] == best[i - 1][j - 1] + pair:
             i, j = i - 1, j - 1
             pairs[j] = i

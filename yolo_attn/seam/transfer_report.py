@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from yolo_attn.seam.row_alignment import Alignment, Rows
+from yolo_attn.seam.row_alignment import Alignment, LayerRow, Rows, of_a_kind
 
 MOST_LINES = 12  # of each kind
 SHAPE = "another shape"
@@ -81,7 +81,7 @@ class Transfer:
                 if into_row is None:
                     why = _absent(i, source, target, pairs)
                 else:
-                    why = SHAPE if name in now else "has no place in this model"
+                    why = _unfit(row, target.rows[into_row], name)
                 _count(report.dropped, _Place(i, row.module, why, i == len(source) - 1), one)
         return report
 
@@ -130,6 +130,13 @@ class _Place:
 
 def _count(into: dict[_Place, Count], key: _Place, one: Count) -> None:
     into[key] = into.get(key, Count()) + one
+
+
+def _unfit(row: LayerRow, now: LayerRow, name: str) -> str:
+    """Why a tensor of the source does not fit the row that its row became."""
+    if not of_a_kind(row, now):
+        return f"replaced by {now.module}"
+    return SHAPE if name in now.shapes else "has no place in this model"
 
 
 def _absent(i: int, source: Rows, target: Rows, pairs: Alignment) -> str:

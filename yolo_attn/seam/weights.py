@@ -29,11 +29,15 @@ from yolo_attn.seam.row_alignment import (
     fitting,
     head_levels,
     is_per_level,
+    variant,
     with_head_levels,
 )
 from yolo_attn.seam.transfer_report import Transfer
 
 PARTIAL_ENV = "YOLO_ATTN_PARTIAL"
+# Part of a source's layers that must fit where neither provenance nor a whole backbone or head says
+# that it is of the family. Nearest strangers: YOLO11 and YOLO26, 14 of 18.
+SAME_FAMILY = 0.8
 
 _PARTIAL: ContextVar[bool] = ContextVar("partial", default=False)
 
@@ -122,6 +126,8 @@ def check_design(source: Any, model: Any, rows: Rows, own: Rows, pairs: Alignmen
         return
     row_of = {i: j for j, i in pairs.source_of.items()}
     counted = [i for i, row in enumerate(rows.rows) if row.shapes and not row.ours]
+    said, says = _written(source), _written(model)
+    same_scale = multiples(source.yaml) == multiples(model.yaml)
 
     def whole(i: int) -> bool:
         j = row_of.get(i)
@@ -129,22 +135,29 @@ def check_design(source: Any, model: Any, rows: Rows, own: Rows, pairs: Alignmen
             return False
         if i == len(rows) - 1 and classes(source) != classes(model):
             return True
-        return len(fitting(rows.rows[i], own.rows[j])) == len(rows.rows[i].shapes)
+        one, other = rows.rows[i], own.rows[j]
+        # A subclass may have more tensors than the layer that it varies, on either side.
+        few = min(len(one.shapes), len(other.shapes)) if variant(one, other) else len(one.shapes)
+        return len(fitting(one, other)) == few
 
-    if pairs.by_origin:
-        misfits = [i for i in counted if i in row_of and not whole(i)]
+    def explained(i: int) -> bool:
         # Another width in one place (a replaced row) changes the shapes of its readers, whose rows
         # say what they said before; in another family they say something else.
-        said, says = _written(source), _written(model)
-        same_rows = all(said[i] == says[row_of[i]] for i in misfits if i < len(rows) - 1)
-        same_scale = multiples(source.yaml) == multiples(model.yaml)
-        if not misfits or (same_rows and same_scale):
+        return whole(i) or (i in row_of and same_scale and said[i] == says[row_of[i]])
+
+    def replaced(i: int) -> bool:
+        return i in rows.replaced or row_of[i] in own.replaced
+
+    if pairs.by_origin:
+        if all(map(explained, (i for i in counted if i in row_of and not replaced(i)))):
             return
     else:
         split = len(source.yaml["backbone"])
         for part in ([i for i in counted if i < split], [i for i in counted if i >= split]):
             if part and all(map(whole, part)):
                 return
+    if sum(map(explained, counted)) >= SAME_FAMILY * len(counted):
+        return
     fits = sum(map(whole, counted))
     raise YoloAttnError(
         f"pretrained weights {_name(source)} are of another family or scale than {_name(model)}: "
@@ -200,8 +213,10 @@ def _row(layer: Any, ours: tuple[type[nn.Module], ...]) -> LayerRow:
     first = layer[0] if isinstance(layer, nn.Sequential) and len(layer) else layer
     f = getattr(layer, "f", -1)
     i = getattr(layer, "i", 0)
+    kinds = _kinds(type(first))
     if isinstance(getattr(first, "block", None), ours):  # identity_start
         name = f"{name}({type(first.block).__name__})"
+        kinds = frozenset(f"{type(first).__name__}({kind})" for kind in _kinds(type(first.block)))
     tensors = layer.state_dict()
     parameters = dict(layer.named_parameters(remove_duplicate=False))
     return LayerRow(
@@ -209,9 +224,27 @@ def _row(layer: Any, ours: tuple[type[nn.Module], ...]) -> LayerRow:
         shapes={key: tuple(value.shape) for key, value in tensors.items()},
         parameters={key: parameters[key].numel() if key in parameters else 0 for key in tensors},
         sources=tuple(s if s >= 0 else i + s for s in (f if isinstance(f, (list, tuple)) else [f])),
-        ours=isinstance(first, ours),
-        kinds=frozenset(cls.__name__ for cls in type(layer).__mro__),
+        ours=isinstance(first, ours) and not _varies_stock(type(first)),
+        kinds=kinds,
     )
+
+
+# What layers derive from without being one another's variants.
+_CONTAINERS = (nn.Module, nn.Sequential, nn.ModuleList, nn.ModuleDict)
+
+
+def _kinds(cls: type) -> frozenset[str]:
+    """Names of a layer's class and of the layers that it derives from."""
+    return frozenset(
+        c.__name__
+        for c in cls.__mro__
+        if issubclass(c, nn.Module) and c not in _CONTAINERS and not c.__name__.startswith("_")
+    )
+
+
+def _varies_stock(cls: type) -> bool:
+    """Whether a registered class is a variant of an Ultralytics layer, not a block beside them."""
+    return any(c.__module__.startswith("ultralytics.") for c in cls.__mro__)
 
 
 def _view(
@@ -230,7 +263,8 @@ def _view(
             layers.append(source.model[i])
         else:
             layers.append(model.model[j] if row.ours or j == 0 else nn.Identity())
-    if len(own) - 1 in pairs.source_of and any(k != theirs for k, theirs in levels.items()):
+    same_levels = levels == {k: k for k in range(len(own.strides))}
+    if len(own) - 1 in pairs.source_of and not same_levels:
         layers[-1] = _head_view(layers[-1], model.model[-1], levels)
     return _shallow(source, model=nn.Sequential(*layers))
 
