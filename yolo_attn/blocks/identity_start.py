@@ -53,10 +53,6 @@ class IdentityStart(nn.Module):
         # One dimension: MuSGD would take two or four for a matrix or a filter.
         self.g = nn.Parameter(torch.zeros(1 if scalar else first))
 
-    def strength(self) -> float:
-        """How much of the block's change is let through: mean |g|, 0 at the start."""
-        return float(self.g.detach().float().abs().mean())
-
     def forward(self, x: Tensor | list[Tensor]) -> Tensor:
         """The block's inputs -> ``(B, C, H, W)`` of the first input's size."""
         first = x if isinstance(x, Tensor) else x[0]

@@ -28,7 +28,7 @@ from yolo_attn.seam.host_modules import Index
 from yolo_attn.seam.location import PROVENANCE, Location
 from yolo_attn.seam.model_checks import check_model, names_ours
 from yolo_attn.seam.provenance import version_of
-from yolo_attn.versions import made_by
+from yolo_attn.versions import made_before, made_by
 
 HELPER = "__yolo_attn_row__"
 
@@ -208,7 +208,8 @@ class Rows:
         if identity_start and not getattr(probe, "starts_as_identity", info.identity_at_start):
             from yolo_attn.blocks.identity_start import IdentityStart
 
-            cls, positional = IdentityStart, [info.cls, channels, options]
+            older = made_before("0.2.0")
+            cls, positional = IdentityStart, [info.cls, channels, options, older]
             probe = _probe(cls, positional)
         first = channels if isinstance(channels, int) else channels[0]
         out = getattr(probe, "out_channels", first)
