@@ -35,7 +35,7 @@ def test_maps_of_one_pass_give_the_output(name: str, size: tuple[int, int]) -> N
     x = torch.randn(2, 16, *size, dtype=torch.float64)
     maps = block.attention(x, every_position(x))
     torch.testing.assert_close(maps.sum((2, 3)), torch.ones_like(maps[:, :, 0, 0]))
-    expected = x + block.gamma * weighted(maps, block.value(x), x)
+    expected = x + block.scale_of_branch() * weighted(maps, block.value(x), x)
     torch.testing.assert_close(block(x), expected, rtol=1e-10, atol=1e-10)
 
 

@@ -186,9 +186,9 @@ def values_times_rows(layer):
     if name == "NonLocal":
         return x + block.norm(block.out(read(block._after(block.g(x)))))
     if name == "PositionAttention":
-        return x + block.gamma * read(block.value(x))
+        return x + block.scale_of_branch() * read(block.value(x))
     if name == "CrissCross":
-        return x + block.gamma * read(block.value(x))
+        return x + block.scale_of_branch() * read(block.value(x))
     if name == "GlobalContext":
         context = read(x)[:, :, :1, :1]
         return x + block.add(context)

@@ -21,6 +21,11 @@ DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
         "NonLocal": {"init_std": 0.01},
         "EMA": {"factor": 32},
         "MDCR": {"stats": "shared"},
+        "BiFormer": {"init_std": 0.02},
+        "CrissCross": {"gamma_step": 1.0},
+        "PositionAttention": {"gamma_step": 1.0},
+        "ChannelGram": {"gamma_step": 1.0},
+        "DANet": {"gamma_step": 1.0},
     },
 }
 # Smallest hidden width that a ratio could give, by block, before one rule held for all (0.2.0).

@@ -17,13 +17,14 @@ def minus_infinity(b: int, h: int, w: int, like: Tensor) -> Tensor:
 class CrissCross(Plain):
     """Column and row logits from permuted copies, one softmax over their concatenation."""
 
-    def __init__(self, channels: int, recurrence: int = 2):
+    def __init__(self, channels: int, recurrence: int = 2, gamma_step: float = 10.0):
         super().__init__()
         self.recurrence = recurrence
         self.query_conv = nn.Conv2d(channels, max(channels // 8, 8), 1)
         self.key_conv = nn.Conv2d(channels, max(channels // 8, 8), 1)
         self.value_conv = nn.Conv2d(channels, channels, 1)
         self.softmax = nn.Softmax(dim=3)
+        self.gamma_step = gamma_step
         self.gamma = nn.Parameter(torch.zeros(1))
 
     def pairs(self, ours):
@@ -55,4 +56,4 @@ class CrissCross(Plain):
         a_w = attention[:, :, :, h : h + w].contiguous().view(b * h, w, w)
         out_h = torch.bmm(v_h, a_h.permute(0, 2, 1)).view(b, w, -1, h).permute(0, 2, 3, 1)
         out_w = torch.bmm(v_w, a_w.permute(0, 2, 1)).view(b, h, -1, w).permute(0, 2, 1, 3)
-        return self.gamma * (out_h + out_w) + x
+        return self.gamma_step * self.gamma * (out_h + out_w) + x

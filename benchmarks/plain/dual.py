@@ -11,11 +11,12 @@ from ._common import Plain, conv_bn
 class PositionAttention(Plain):
     """``z = x + gamma softmax(q k) v`` with the N x N matrix."""
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, gamma_step: float = 10.0):
         super().__init__()
         self.query_conv = nn.Conv2d(channels, max(channels // 8, 8), 1)
         self.key_conv = nn.Conv2d(channels, max(channels // 8, 8), 1)
         self.value_conv = nn.Conv2d(channels, channels, 1)
+        self.gamma_step = gamma_step
         self.gamma = nn.Parameter(torch.zeros(1))
         self.softmax = nn.Softmax(dim=-1)
 
@@ -32,15 +33,16 @@ class PositionAttention(Plain):
         attention = self.softmax(torch.bmm(query, key))
         value = self.value_conv(x).view(b, -1, h * w)
         out = torch.bmm(value, attention.permute(0, 2, 1)).view(b, c, h, w)
-        return self.gamma * out + x
+        return self.gamma_step * self.gamma * out + x
 
 
 class ChannelGram(Plain):
     """``z = x + gamma softmax(x x^T) x``; ``minus`` is the authors' maximum minus energy."""
 
-    def __init__(self, channels: int, sign: str = "plus"):
+    def __init__(self, channels: int, sign: str = "plus", gamma_step: float = 10.0):
         super().__init__()
         self.sign = sign
+        self.gamma_step = gamma_step
         self.gamma = nn.Parameter(torch.zeros(1))
         self.softmax = nn.Softmax(dim=-1)
 
@@ -56,7 +58,7 @@ class ChannelGram(Plain):
         if self.sign == "minus":
             energy = torch.max(energy, -1, keepdim=True)[0].expand_as(energy) - energy
         out = torch.bmm(self.softmax(energy), rows).view(b, c, h, w)
-        return self.gamma * out + x
+        return self.gamma_step * self.gamma * out + x
 
 
 class DANet(Plain):

@@ -17,11 +17,11 @@ KEY_BIAS = "cancelled by the softmax over the keys"
 
 def _danet_pam(config: dict[str, Any], golden: Golden) -> nn.Module:
     channels = config["args"]["in_dim"]
-    return create("PositionAttention", channels, rd_channels=channels // 8)
+    return create("PositionAttention", channels, rd_channels=channels // 8, gamma_step=1)
 
 
 def _danet_cam(config: dict[str, Any], golden: Golden) -> nn.Module:
-    return create("ChannelGram", golden.arrays["x"].shape[1], sign="minus")
+    return create("ChannelGram", golden.arrays["x"].shape[1], sign="minus", gamma_step=1)
 
 
 def _danet_head(config: dict[str, Any], golden: Golden) -> nn.Module:
@@ -33,6 +33,7 @@ def _danet_head(config: dict[str, Any], golden: Golden) -> nn.Module:
         out_channels=args["out_channels"],
         outputs="all",
         sign="minus",
+        gamma_step=1,
     )
 
 
@@ -116,6 +117,7 @@ def _ccnet_cca(config: dict[str, Any], golden: Golden) -> nn.Module:
         args["in_dim"],
         recurrence=args.get("recurrence", 1),
         rd_channels=args["in_dim"] // 8,
+        gamma_step=1,
     )
 
 

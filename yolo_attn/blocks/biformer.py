@@ -87,6 +87,9 @@ class BiFormer(nn.Module):
         layer_scale: Start of a learned factor per channel on each branch; 0 for no such factor.
         pre_norm: Norms in front of the branches; false: behind the sums.
         attention_only: BRA alone.
+        init_std: Standard deviation of the initial linear maps, truncated normal. The authors' 0.02
+            was made for wide networks; null is ``1/sqrt(fan_in)``, which keeps the variance of the
+            maps at any width.
 
     Raises:
         YoloAttnError: An option's value is not accepted.
@@ -114,6 +117,7 @@ class BiFormer(nn.Module):
         layer_scale: float = 0.0,
         pre_norm: bool = True,
         attention_only: bool = False,
+        init_std: float | None = None,
     ):
         super().__init__()
         check_channels("BiFormer", channels)
@@ -154,13 +158,17 @@ class BiFormer(nn.Module):
                 nn.Parameter(torch.full((channels,), float(layer_scale))) if layer_scale else None
                 for _ in range(2)
             )
+        self.init_std = None
+        if init_std is not None:
+            self.init_std = check_number("BiFormer", "init_std", init_std, 0.0, 10.0)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Truncated normal (0.02) linear maps with zero biases."""
+        """Truncated normal linear maps with zero biases."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
+                std = module.in_features**-0.5 if self.init_std is None else self.init_std
+                nn.init.trunc_normal_(module.weight, std=std)
                 nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from yolo_attn.blocks._common import (
     reduced_channels,
 )
 from yolo_attn.blocks._conv_norm import ConvNorm
+from yolo_attn.blocks._zero_gamma import GAMMA_STEP, ZeroGamma
 from yolo_attn.ops.criss_cross import criss_cross, criss_cross_weights
 from yolo_attn.ops.elementwise import add_product
 from yolo_attn.registry import register
@@ -31,7 +32,7 @@ from yolo_attn.registry import register
     placement="in the head on stride 8 features, between two convolutions; here after P4 or P5",
     width_options=("rd_channels",),
 )
-class CrissCross(nn.Module):
+class CrissCross(ZeroGamma):
     """Each position reads its row and column, R times over: ``z_i = x_i + gamma sum_j a_ij v_j``.
 
     ``a_ij = softmax_j(q_i . k_j)`` over the H + W - 1 positions of the cross, ``q = W_q x`` and
@@ -47,6 +48,7 @@ class CrissCross(nn.Module):
         recurrence: R, the number of passes.
         rd_ratio: d as a share of C, at least 8.
         rd_channels: d itself; overrides `rd_ratio`.
+        gamma_step: Step size of gamma, which is this number times a learned one (the paper: 1).
 
     Raises:
         YoloAttnError: An option's value is not accepted.
@@ -58,6 +60,7 @@ class CrissCross(nn.Module):
         recurrence: int = 2,
         rd_ratio: float = 1 / 8,
         rd_channels: int | None = None,
+        gamma_step: float = GAMMA_STEP,
     ):
         super().__init__()
         check_channels("CrissCross", channels)
@@ -67,11 +70,7 @@ class CrissCross(nn.Module):
         self.query = nn.Conv2d(channels, d, 1)
         self.key = nn.Conv2d(channels, d, 1, bias=False)
         self.value = nn.Conv2d(channels, channels, 1)
-        self.gamma = nn.Parameter(torch.zeros(1))
-
-    def zero_started(self) -> Tensor:
-        """Gamma."""
-        return self.gamma
+        self._add_gamma("CrissCross", gamma_step)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, H, W) -> (B, C, H, W)``."""
@@ -81,7 +80,7 @@ class CrissCross(nn.Module):
 
     def _cross(self, x: Tensor) -> Tensor:
         o = criss_cross(self.query(x), self.key(x), self.value(x))
-        return add_product(x, self.gamma.to(o.dtype), o)
+        return add_product(x, self.scale_of_branch().to(o.dtype), o)
 
     def attention(self, x: Tensor, queries: Tensor) -> Tensor:
         """Where given positions look, through all passes: the rows of ``A_R ... A_1``.
@@ -128,7 +127,7 @@ class CrissCrossHead(nn.Module):
         m = reduced_channels("CrissCrossHead", channels, 1 / 4)
         self.out_channels = classes
         self.before = ConvNorm(channels, m, 3, self.SLOPE)
-        self.cross = CrissCross(m, recurrence, rd_channels=max(m // 8, 1))
+        self.cross = CrissCross(m, recurrence, rd_channels=max(m // 8, 1), gamma_step=1.0)
         self.after = ConvNorm(m, m, 3, self.SLOPE)
         self.bottleneck = ConvNorm(channels + m, out_channels, 3, self.SLOPE)
         self.classify = nn.Conv2d(out_channels, classes, 1)

@@ -6,7 +6,6 @@ Dual Attention Network for Scene Segmentation. CVPR 2019. https://arxiv.org/abs/
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -21,6 +20,7 @@ from yolo_attn.blocks._common import (
     untokens,
 )
 from yolo_attn.blocks._conv_norm import ConvNorm
+from yolo_attn.blocks._zero_gamma import GAMMA_STEP, ZeroGamma
 from yolo_attn.ops.attention import attend, attention_rows
 from yolo_attn.ops.elementwise import add_product
 from yolo_attn.ops.gram_attention import add_gram_attention, gram_weights
@@ -41,7 +41,7 @@ SIGNS = ("plus", "minus")
     placement="one branch of the head on stride 8 features; here after P5 or P4",
     width_options=("rd_channels",),
 )
-class PositionAttention(nn.Module):
+class PositionAttention(ZeroGamma):
     """Every position reads every other: ``z_i = x_i + gamma sum_j a_ij v_j``.
 
     ``a_ij = softmax_j(q_i . k_j)``. ``q = W_q x`` and ``k = W_k x`` have ``d`` channels (C/8),
@@ -53,12 +53,19 @@ class PositionAttention(nn.Module):
         channels: C of the input ``(B, C, H, W)``.
         rd_ratio: d as a share of C, at least 8.
         rd_channels: d itself; overrides `rd_ratio`.
+        gamma_step: Step size of gamma, which is this number times a learned one (the paper: 1).
 
     Raises:
         YoloAttnError: An option's value is not accepted.
     """
 
-    def __init__(self, channels: int, rd_ratio: float = 1 / 8, rd_channels: int | None = None):
+    def __init__(
+        self,
+        channels: int,
+        rd_ratio: float = 1 / 8,
+        rd_channels: int | None = None,
+        gamma_step: float = GAMMA_STEP,
+    ):
         super().__init__()
         check_channels("PositionAttention", channels)
         d = reduced_channels("PositionAttention", channels, rd_ratio, rd_channels)
@@ -66,17 +73,13 @@ class PositionAttention(nn.Module):
         self.query = nn.Conv2d(channels, d, 1)
         self.key = nn.Conv2d(channels, d, 1, bias=False)
         self.value = nn.Conv2d(channels, channels, 1)
-        self.gamma = nn.Parameter(torch.zeros(1))
-
-    def zero_started(self) -> Tensor:
-        """Gamma."""
-        return self.gamma
+        self._add_gamma("PositionAttention", gamma_step)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, H, W) -> (B, C, H, W)``."""
         q, k, v = (tokens(conv(x)) for conv in (self.query, self.key, self.value))
         o = untokens(attend(q, k, v), like=x)
-        return add_product(x, self.gamma.to(o.dtype), o)
+        return add_product(x, self.scale_of_branch().to(o.dtype), o)
 
     def attention(self, x: Tensor, queries: Tensor) -> Tensor:
         """Where given positions look.
@@ -99,7 +102,7 @@ class PositionAttention(nn.Module):
     identity_at_start=True,
     placement="one branch of the head on stride 8 features; here after P5 or P4",
 )
-class ChannelGram(nn.Module):
+class ChannelGram(ZeroGamma):
     """Every channel reads every other: ``z_c = x_c + gamma sum_e a_ce x_e``.
 
     ``a_ce = softmax_e(x_c . x_e)``. ``x_c . x_e`` is a sum over all N positions: the Gram matrix of
@@ -113,25 +116,24 @@ class ChannelGram(nn.Module):
         channels: C of the input ``(B, C, H, W)``.
         sign: ``plus`` (the paper's softmax of the products) or ``minus`` (the code's softmax of
             their negatives).
+        gamma_step: Step size of gamma, which is this number times a learned one (the paper: 1).
 
     Raises:
         YoloAttnError: An option's value is not accepted.
     """
 
-    def __init__(self, channels: int, sign: str = "plus"):
+    def __init__(self, channels: int, sign: str = "plus", gamma_step: float = GAMMA_STEP):
         super().__init__()
         check_channels("ChannelGram", channels)
         self.sign = check_choice("ChannelGram", "sign", sign, SIGNS)
         self.out_channels = channels
-        self.gamma = nn.Parameter(torch.zeros(1))
-
-    def zero_started(self) -> Tensor:
-        """Gamma."""
-        return self.gamma
+        self._add_gamma("ChannelGram", gamma_step)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, H, W) -> (B, C, H, W)``."""
-        return add_gram_attention(x.flatten(2), self.gamma, self.sign == "minus").view(x.shape)
+        return add_gram_attention(x.flatten(2), self.scale_of_branch(), self.sign == "minus").view(
+            x.shape
+        )
 
     def affinity(self, x: Tensor) -> Tensor:
         """Float32 weights ``(B, C, C)`` of each channel (row) on all channels; rows sum to 1."""
@@ -164,6 +166,7 @@ class DANet(nn.Module):
         outputs: ``fused`` (one map) or ``all`` (a list of three).
         sign: As in ChannelGram.
         dropout: Share of channels to drop in front of the last convolutions in training.
+        gamma_step: As in PositionAttention, of both branches.
 
     Raises:
         YoloAttnError: An option's value is not accepted.
@@ -178,6 +181,7 @@ class DANet(nn.Module):
         outputs: str = "fused",
         sign: str = "plus",
         dropout: float = 0.0,
+        gamma_step: float = GAMMA_STEP,
     ):
         super().__init__()
         check_channels("DANet", channels)
@@ -193,8 +197,8 @@ class DANet(nn.Module):
         self.channel_reduce = ConvNorm(channels, m, 3)
         # An m that was asked for comes with the authors' query width, however narrow.
         inner = None if rd_channels is None else max(m // 8, 1)
-        self.position = PositionAttention(m, rd_channels=inner)
-        self.channel = ChannelGram(m, sign)
+        self.position = PositionAttention(m, rd_channels=inner, gamma_step=gamma_step)
+        self.channel = ChannelGram(m, sign, gamma_step)
         self.position_conv = ConvNorm(m, m, 3)
         self.channel_conv = ConvNorm(m, m, 3)
         self.fused_out = nn.Conv2d(m, width, 1)
