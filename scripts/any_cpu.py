@@ -39,8 +39,8 @@ MANAGED = (
     "MKL_NUM_THREADS", "MKL_DYNAMIC", "OMP_WAIT_POLICY",
 )  # fmt: skip
 LEVELS = ("DEFAULT", "AVX2", "AVX512")  # ATen's names, ascending
-# OpenBLAS has one set of kernels for both and says the older name.
-SAME_KERNELS = {"Prescott": "Katmai"}
+# The OpenBLAS of numpy's wheels has one set of kernels for both and says the second name.
+SAME_KERNELS = {"Prescott": "Katmai", "Zen": "Haswell"}
 BRANCHES = {1: "OFF", 2: "AUTO", 3: "COMPATIBLE"}  # MKL_CBWR_*
 ISA = {"SSE41": "Intel SSE4.1", "AVX2": "Intel AVX2"}
 
