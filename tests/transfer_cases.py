@@ -291,15 +291,19 @@ def _all_rows(d: dict[str, Any]) -> list[list[Any]]:
 
 
 def _other_width(draw: random.Random, d: dict[str, Any], origin: list[int]) -> str:
-    row = draw.choice([r for r in _all_rows(d)[1:] if r[2] in ("Conv", "C2f", "C3", "C3k2")])
+    rows = [r for r in _all_rows(d)[1:] if r[2] in ("Conv", "C2f", "C3", "C3k2")]
+    if not rows:
+        return ""
+    row = draw.choice(rows)
     row[3] = [row[3][0] * 3 // 2 // 16 * 16, *row[3][1:]]
     return f"width of {row}\n"
 
 
 def _other_repeats(draw: random.Random, d: dict[str, Any], origin: list[int]) -> str:
-    row = draw.choice([r for r in _all_rows(d) if r[2] in ("C2f", "C3", "C3k2", "Conv")])
-    if row[2] == "Conv":
+    rows = [r for r in _all_rows(d) if r[2] in ("C2f", "C3", "C3k2")]
+    if not rows:
         return ""
+    row = draw.choice(rows)
     row[1] = draw.choice([1, 3, 6, 9])
     return f"repeats of {row}\n"
 
