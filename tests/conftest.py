@@ -18,6 +18,14 @@ os.environ["YOLO_CONFIG_DIR"] = tempfile.mkdtemp(prefix="yolo-attn-tests-")
 REPO = Path(__file__).resolve().parents[1]
 GOLDEN = Path(__file__).parent / "golden"
 CASES = Path(__file__).parent / "protocol"
+LOSSES = Path(__file__).parent / "losses_golden"
+# Fixture of the loss tests -> beginnings of the golden files that it goes through.
+LOSS_FILES = {
+    "box_golden": ("c_", "r_"),
+    "class_golden": ("cls_",),
+    "sum_golden": ("seam_",),
+    "any_loss_golden": ("",),
+}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -26,6 +34,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     parser.addoption(
         "--cases", default=str(CASES), help="folder of protocol cases for test_protocols.py"
+    )
+    parser.addoption(
+        "--loss-golden",
+        default=str(LOSSES),
+        help="folder of golden losses (*.npz, grammar.json) for test_losses*.py",
     )
     parser.addoption("--shots", default="", help="folder for screenshots of test_report_browser.py")
 
@@ -37,6 +50,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         if not files:
             raise pytest.UsageError(f"--golden {folder}: no .npz file there")
         metafunc.parametrize("golden_file", files, ids=[f.stem for f in files])
+    for fixture, beginnings in LOSS_FILES.items():
+        if fixture in metafunc.fixturenames:
+            folder = Path(metafunc.config.getoption("--loss-golden"))
+            files = sorted(f for f in folder.glob("*.npz") if f.name.startswith(beginnings))
+            if not files:
+                raise pytest.UsageError(f"--loss-golden {folder}: no {beginnings} file there")
+            metafunc.parametrize(fixture, files, ids=[f.stem for f in files])
     for fixture, pattern in (("visdrone_case", "*/annotations"), ("coco_case", "*/gt.json")):
         if fixture in metafunc.fixturenames:
             folder = Path(metafunc.config.getoption("--cases"))

@@ -23,12 +23,13 @@ MAY_IMPORT = {
     "blocks": {"errors", "registry", "ops", "autoload", "versions"},
     "layers": {"errors", "registry", "blocks", "ops", "autoload"},
     "ops": {"errors"},
+    "losses": {"errors"},
     "evaluation": {"errors", "data"},
     "data": {"errors", "paths", "evaluation"},
     # size_metrics.py shows evaluation's numbers in `yolo val`, block_use.py explain's after a
     # training.
     "seam": {
-        *("errors", "registry", "paths", "blocks", "ops", "layers"),
+        *("errors", "registry", "paths", "blocks", "ops", "layers", "losses"),
         *("evaluation", "data", "explain", "versions"),
     },
     "explain": {"errors", "registry", "blocks"},
@@ -43,6 +44,7 @@ MAY_USE = {
     "blocks": {"torch"},
     "layers": {"torch", "ultralytics"},
     "ops": {"torch"},
+    "losses": {"torch"},
     "errors": set(),
     "paths": set(),
     "autoload": set(),
