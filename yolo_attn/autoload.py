@@ -23,6 +23,11 @@ DISABLE_ENV = "YOLO_ATTN_DISABLE"
 REDIRECTS = {
     "ultralytics.utils.checks": {"check_file": "yolo_attn.seam.files:check_file"},
     "ultralytics.utils.torch_utils": {"get_flops": "yolo_attn.seam.flops:get_flops"},
+    # Every criterion for upright boxes is a v8DetectionLoss or made of some.
+    "ultralytics.utils.loss": {
+        "v8DetectionLoss.__init__": "yolo_attn.seam.box_losses:init",
+        "BboxLoss.forward": "yolo_attn.seam.box_losses:forward",
+    },
     "ultralytics.nn.tasks": {
         "parse_model": "yolo_attn.seam.parser:parse_model",
         "yaml_model_load": "yolo_attn.seam.overlay_loader:yaml_model_load",
@@ -43,6 +48,7 @@ REDIRECTS = {
     # Trainers call it by name from the list of default callbacks; a subclass cannot hide it.
     "ultralytics.utils.callbacks.base": {
         "on_train_end": "yolo_attn.seam.block_use:on_train_end",
+        "on_train_epoch_end": "yolo_attn.seam.loss_state:on_train_epoch_end",
     },
     "ultralytics.models.yolo.detect.val": {
         "DetectionValidator.init_metrics": "yolo_attn.seam.size_metrics:init_metrics",

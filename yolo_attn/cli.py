@@ -129,6 +129,20 @@ def blocks(
 
 
 @app.command()
+def losses(as_json: bool = JSON) -> None:
+    """List what the key `loss` of a model YAML may name: formula, range, paper, defaults.
+
+    Example: yolo-attn losses
+    """
+    from yolo_attn import loss_cards
+
+    if as_json:
+        _print_json(loss_cards.as_dicts())
+    else:
+        print(loss_cards.as_text())
+
+
+@app.command()
 def zoo(
     pattern: str = typer.Argument("*", help="Shell pattern of config names, e.g. 'yolov8*'."),
     scale: str = typer.Option("", help="Scale letter; by default each config's smallest."),

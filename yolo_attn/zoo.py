@@ -19,6 +19,7 @@ from yolo_attn.registry import find_block
 from yolo_attn.seam.compat import host_version
 from yolo_attn.seam.dry_run import load_model_yaml, run, scales_of
 from yolo_attn.seam.location import PROVENANCE
+from yolo_attn.seam.loss_choice import STATE, loss_lines
 from yolo_attn.seam.overlay import find_model_yaml, read_yaml
 
 
@@ -281,7 +282,7 @@ def check(name: str) -> list[str]:
         parameters = sum(p.numel() for p in model.parameters())
         at = f" scale {scale}" if scale else ""
         lines.append(f"{name}{at}: ok, {len(model)} layers, {parameters:,} parameters")
-    return lines
+    return [*lines, *(f"{name}: {line}" for line in loss_lines(d))]
 
 
 def to_yaml(d: dict[str, Any], title: str) -> str:
@@ -296,7 +297,7 @@ def to_yaml(d: dict[str, Any], title: str) -> str:
     head = {
         k: v
         for k, v in d.items()
-        if k not in ("backbone", "head", "scale", "yaml_file", PROVENANCE)
+        if k not in ("backbone", "head", "scale", "yaml_file", PROVENANCE, STATE)
     }
     lines = [
         f"# {title}",

@@ -38,6 +38,7 @@ LONGEST_NAME = 200  # of a file; most file systems end at 255 bytes
 MODEL_KEYS = (
     "nc", "scales", "scale", "activation", "depth_multiple", "width_multiple", "max_channels",
     "kpt_shape", "channels", "ch", "reg_max", "end2end", "names", "task", "stride", "text_model",
+    "loss",
 )  # fmt: skip
 
 

@@ -26,6 +26,7 @@ from yolo_attn.registry import BlockInfo, find_block, known_names
 from yolo_attn.seam.compat import UnexpectedHostError, host_version
 from yolo_attn.seam.host_modules import Index
 from yolo_attn.seam.location import PROVENANCE, Location
+from yolo_attn.seam.loss_choice import check_loss
 from yolo_attn.seam.model_checks import check_model, names_ours
 from yolo_attn.seam.provenance import version_of
 from yolo_attn.versions import made_before, made_by
@@ -35,6 +36,7 @@ HELPER = "__yolo_attn_row__"
 
 def parse_model(original: FunctionType, d: dict[str, Any], ch: int, verbose: bool = True) -> Any:
     """Ultralytics' ``parse_model``, for stock rows and for ours."""
+    check_loss(d)
     if not isinstance(d, dict) or not (PROVENANCE in d or _of_the_zoo(d)):
         return _parse_model(original, d, ch, verbose)
     conv = original.__globals__["Conv"]
