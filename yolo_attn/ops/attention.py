@@ -43,8 +43,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float = 1.0) -> Tensor:
     keep = on_cpu and _keeps_weights(q, k, v)
     if keep or (d != e or d < FUSED_WIDTH_CPU if on_cpu else e > max(FUSED_WIDTH, 2 * d)):
         heads = q.shape[1]
-        maps = (t.flatten(0, 1).transpose(1, 2) for t in (q, k, v))
-        return attend_chunked(*maps, scale, keep).transpose(1, 2).unflatten(0, (-1, heads))
+        qm, km, vm = (t.flatten(0, 1).transpose(1, 2) for t in (q, k, v))
+        return attend_chunked(qm, km, vm, scale, keep).transpose(1, 2).unflatten(0, (-1, heads))
     out = _fused(q, k, v, scale)
     if v.stride(-1) == 1:
         return out
