@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
+import os
 import platform
 import sys
 import time
@@ -28,6 +29,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable
+
+# A thread that waits for another one gives its core back: on a machine with other work, spinning
+# threads would be measured. Read when torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import timm
 import torch

@@ -21,6 +21,7 @@ from timing import processor_name
 from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils import DEFAULT_CFG
 
+from yolo_attn.seam.losses import loss as handler
 from yolo_attn.seam.redirect import original_of
 
 

@@ -29,9 +29,10 @@ def interleaved(
 ) -> tuple[float, ...]:
     """Median milliseconds of functions that take turns, each turn in another order.
 
-    A call during which the system gave one of our cores to another program is left out, unless
-    fewer than `MIN_REPEATS` calls would remain: with several threads all of them wait for the one
-    that was put aside, and a call of microseconds takes as long as the other program's share.
+    A call during which the system gave one of our cores to another program is left out: with
+    several threads all of them wait for the one that was put aside, and a call of microseconds
+    takes as long as the other program's share. Unless fewer than `MIN_REPEATS` calls remain: then
+    the median is that of all calls.
 
     Args:
         functions: What to time.
