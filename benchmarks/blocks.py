@@ -16,16 +16,12 @@ Examples:
 from __future__ import annotations
 
 import argparse
-import gc
 import json
-import math
 import os
 import platform
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +34,7 @@ import torch
 from memory_meter import peak_bytes
 from plain import PLAIN, VARIANTS
 from plain.pair import IMAGE_BLOCKS, Pair, as_list, disagreement, input_shapes, make_pair
+from timing import geometric_mean, interleaved, processor_name
 from torch import nn
 
 import yolo_attn
@@ -45,8 +42,6 @@ import yolo_attn
 TOLERANCE, DOUBLE_TOLERANCE = 1e-4, 1e-9
 MIB = 1 << 20
 P2_LIMIT_MIB = 2048
-# Fewest turns of each side, however slow they are.
-MIN_REPEATS = 5
 HEADER = (
     "| block | level | forward ms, ours | plain | x faster | training ms, ours | plain | x faster "
     "| forward MiB, ours | plain | share | training MiB, ours | plain | share |\n"
@@ -106,44 +101,6 @@ def title_of(name: str, options: dict[str, Any]) -> str:
     return " ".join([name, *(f"{k}={v}" for k, v in options.items())])
 
 
-def interleaved(
-    functions: list[Callable[[], Any]],
-    repeats: int,
-    seconds: float,
-    sync: Callable[[], Any],
-    clock: Callable[[], float],
-) -> tuple[float, ...]:
-    """Median milliseconds of functions that take turns, each turn in another order.
-
-    Args:
-        functions: What to time.
-        repeats: Most turns.
-        seconds: Stop after so long (but not before `MIN_REPEATS` turns).
-        sync: Waits for the device.
-        clock: Seconds.
-    """
-    for function in functions * 2:
-        function()
-    sync()
-    times: list[list[float]] = [[] for _ in functions]
-    gc.collect()
-    gc.disable()
-    try:
-        begin = time.perf_counter()
-        for turn in range(repeats):
-            if turn >= MIN_REPEATS and time.perf_counter() - begin > seconds:
-                break
-            order = range(len(functions)) if turn % 2 == 0 else reversed(range(len(functions)))
-            for i in order:
-                start = clock()
-                functions[i]()
-                sync()
-                times[i].append((clock() - start) * 1000)
-    finally:
-        gc.enable()
-    return tuple(statistics.median(t) for t in times)
-
-
 def runner(module: nn.Module, pair: Pair, training: bool, args: Any) -> Callable[[], Any]:
     """The call that is measured."""
     half = args.dtype == "bfloat16"
@@ -199,11 +156,6 @@ def measure(name: str, options: dict[str, Any], level: int, args: Any) -> Row | 
     return row
 
 
-def geometric_mean(values: Iterable[float]) -> float:
-    logs = [math.log(v) for v in values]
-    return math.exp(sum(logs) / len(logs)) if logs else float("nan")
-
-
 def summary(rows: list[Row]) -> list[str]:
     """Geometric means and the rows in which ours is the worse one."""
     lines = [
@@ -236,13 +188,7 @@ def summary(rows: list[Row]) -> list[str]:
 
 def machine(args: Any) -> list[str]:
     """Where, with what and how the table was made."""
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [s for s in cpuinfo.read_text().splitlines() if s.startswith("model name")]
-        model = names[0].split(":", 1)[1].strip() if names else model
-    if args.device == "cuda":
-        model = torch.cuda.get_device_name()
+    model = torch.cuda.get_device_name() if args.device == "cuda" else processor_name()
     return [
         f"Printed by `python benchmarks/blocks.py {' '.join(sys.argv[1:])}`".rstrip(" `") + "`",
         f"on {model}, {args.threads} thread(s), {args.dtype}, batch {args.batch}; "

@@ -13,7 +13,10 @@ of the table:
 - *gradient*: the norm of the gradient of all the block's parameters, and of the layer that it
   reads, for one batch with random boxes.
 
-``--package FOLDER`` measures another checkout (the state before a change) with this same script.
+``--package FOLDER`` measures another checkout (the state before a change) with this same script;
+``--before FILE`` puts its ``--json`` beside this one's figures.
+
+Example: python scripts/block_truth.py IMAGES --out docs/block-truth.md
 """
 
 from __future__ import annotations
@@ -49,25 +52,61 @@ def main() -> None:
     parser.add_argument("--package", help="folder of another checkout of yolo_attn")
     parser.add_argument("--imgsz", type=int, default=256)
     parser.add_argument("--json", type=Path, help="write the numbers there, too")
+    parser.add_argument("--before", type=Path, help="the --json of another checkout")
+    parser.add_argument("--out", type=Path, help="also write a page, such as docs/block-truth.md")
     args = parser.parse_args()
 
     from yolo_attn import list_blocks
 
     images = load_images(Path(args.images), args.imgsz)
-    rows = []
-    print("| block | places | variance / eps | train / eval | gradient | of the layer before |")
-    print("|---|---|---|---|---|---|")
+    before = json.loads(args.before.read_text()) if args.before else None
+    lines = header(before is not None)
+    print("\n".join(lines))
+    rows = {}
     for name in args.blocks or list_blocks():
-        row = measure(name, images)
-        rows.append(row)
-        worst = f"{row['variance']:.3g}" if row["variance"] is not None else "no norm"
-        print(
-            f"| {name} | {row['places']} | {worst} | {row['train_eval']:.1%} | "
-            f"{row['gradient']:.3g} | {row['before']:.3g} |",
-            flush=True,
-        )
+        rows[name] = measure(name, images)
+        lines.append(line_of(name, rows[name], before))
+        print(lines[-1], flush=True)
     if args.json:
         args.json.write_text(json.dumps(rows, indent=1))
+    if args.out:
+        args.out.write_text(page(lines, args))
+
+
+COLUMNS = {
+    "variance / eps": lambda r: "no norm" if r["variance"] is None else f"{r['variance']:.3g}",
+    "train / eval": lambda r: f"{r['train_eval']:.1%}",
+    "gradient": lambda r: f"{r['gradient']:.3g}",
+    "of its neighbour": lambda r: f"{r['neighbour']:.3g}",
+}
+
+
+def header(with_before: bool) -> list[str]:
+    """The table's first two lines."""
+    names = [f"{c}: {when}" for c in COLUMNS for when in ("before", "now")]
+    names = ["block", "layers", *(names if with_before else COLUMNS)]
+    return [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
+
+
+def line_of(name: str, row: dict[str, Any], before: dict[str, Any] | None) -> str:
+    """One line of the table; `before` holds the rows of another checkout by block."""
+    cells = []
+    for show in COLUMNS.values():
+        if before is not None:
+            cells.append(show(before[name]) if name in before else "-")
+        cells.append(show(row))
+    return f"| {' | '.join([name, row['layers'], *cells])} |"
+
+
+def page(lines: list[str], args: argparse.Namespace) -> str:
+    """The table with what its columns mean, as Markdown."""
+    assert __doc__ is not None
+    meaning = __doc__[__doc__.index("Each block") : __doc__.index("``--package")].strip()
+    command = "python scripts/block_truth.py IMAGES" + (" --before BEFORE" if args.before else "")
+    said = f"Printed by `{command} --out docs/block-truth.md`; {args.imgsz} px, four photographs."
+    return "\n".join(
+        ["# Is every block alive?", "", said, "", meaning.replace("``", "`"), "", *lines, ""]
+    )
 
 
 def load_images(folder: Path, side: int, count: int = 4) -> Tensor:
@@ -100,12 +139,11 @@ def measure(name: str, images: Tensor) -> dict[str, Any]:
     hook.remove()
     loss.sum().backward()
     return {
-        "block": name,
-        "places": " ".join(map(str, rows)),
+        "layers": " ".join(map(str, rows)),
         "variance": worst_norm(seen),
         "train_eval": train_eval(_unrepeated(first), inputs[0]),
         "gradient": _gradient([p for i in rows for p in layers[i].parameters()]),
-        "before": _gradient(list(_neighbour(layers, rows[0]).parameters())),
+        "neighbour": _gradient(list(_neighbour(layers, rows[0]).parameters())),
     }
 
 

@@ -34,7 +34,7 @@ from yolo_attn.registry import block_info
 BLOCKS = ("SE", "CBAM", "EMA", "CoordAtt", "LSK", "PPA", "BiFormer")
 SETTINGS = ("base", "scratch")
 TITLES = {"base": "from a trained base, SGD", "scratch": "from scratch, AdamW"}
-FORMS = ("none", "plain", "step1", "step3", "step10", "step30", "channel3", "channel10", "zero")
+FORMS = ("none", "plain", "step1", "step3", "step10", "channel3", "channel10", "zero")
 SET: dict[str, Any] = {
     "image_size": 64,
     "val_images": 96,
@@ -138,19 +138,22 @@ class Start(nn.Module):
         """``(B, C, H, W) -> (B, C, H, W)``."""
         return self.inner(x)
 
-    def gate(self) -> float | None:
-        """Mean magnitude of the effective gate."""
-        g = getattr(self.inner, "g", None)
-        return None if g is None else float((self.inner.step * g.detach().float()).abs().mean())
+    def gates(self) -> Tensor | None:
+        """The effective gates; None where the form has none."""
+        if not isinstance(self.inner, IdentityStart):
+            return None
+        return self.inner.step * self.inner.g.detach().float()
 
 
-def train(name: str, form: str, block: str, setting: str, args: argparse.Namespace) -> dict:
+def train(
+    name: str, form: str, block: str, setting: str, seed: int, args: argparse.Namespace
+) -> dict[str, Any]:
     """Train once and measure; `setting` "make" trains the base."""
     from ultralytics import YOLO
 
     begin = time.process_time()
     torch.set_num_threads(1)
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     root = args.project
     row = "" if form == "none" else f"  - [-1, 1, Start, [{block}, {form}]]\n"
     text = DETECTOR.format(block=row, last=5 if row else 4).replace(
@@ -159,13 +162,6 @@ def train(name: str, form: str, block: str, setting: str, args: argparse.Namespa
     yaml = root / "models" / f"{block}-{form}.yaml"
     write_text(yaml, text)
     model = YOLO(str(yaml))
-    peak: list[float] = []
-
-    def watch(trainer: Any) -> None:
-        gate = gate_of(trainer.model)
-        peak.append(gate or 0.0)
-
-    model.add_callback("on_train_epoch_end", watch)
     made = setting == "make"
     model.train(
         data=str(data_of(root, BASE_SEED if made else 0, args.images)),
@@ -173,6 +169,7 @@ def train(name: str, form: str, block: str, setting: str, args: argparse.Namespa
         pretrained=str(base_of(root)) if setting == "base" else False,
         project=str(root / "trainings"),
         name=name,
+        seed=seed,
         **TRAIN,
         **OPTIMIZER["scratch" if made else setting],
     )
@@ -180,16 +177,19 @@ def train(name: str, form: str, block: str, setting: str, args: argparse.Namespa
     images = sorted((data_of(root, 0, args.images).parent / "images" / "val").iterdir())
     return {
         "seconds": round(time.process_time() - begin, 1),
-        "gate": gate_of(last),
-        "peak": max(peak) if gate_of(last) is not None else None,
-        "change": change(last, images),
         "ap50": float(model.trainer.metrics["metrics/mAP50(B)"]),
+        **measure(last, images),
     }
 
 
-def gate_of(model: nn.Module) -> float | None:
-    """The gate of a model's block; None where there is none."""
-    return next((m.gate() for m in model.modules() if isinstance(m, Start)), None)
+def measure(model: nn.Module, images: list[Path]) -> dict[str, float | None]:
+    """Mean and largest magnitude of the block's gates, and what the block changes."""
+    gates = next((m.gates() for m in model.modules() if isinstance(m, Start)), None)
+    return {
+        "gate": None if gates is None else float(gates.abs().mean()),
+        "largest": None if gates is None else float(gates.abs().max()),
+        "change": change(model, images),
+    }
 
 
 @torch.no_grad()
@@ -223,38 +223,69 @@ def base_of(root: Path) -> Path:
     return root / "trainings" / "base" / "weights" / "last.pt"
 
 
-def wanted(args: argparse.Namespace) -> list[tuple[str, str, str, str]]:
-    """Name, form, block and setting of the trainings that are asked for."""
-    jobs = []
-    for form in args.forms:
-        for setting in args.settings:
-            blocks = ["-"] if form == "none" else args.blocks
-            for block in blocks:
-                if form != "zero" or block in ZeroStart.LAST:
-                    jobs.append((f"{setting}-{form}-{block}", form, block, setting))
-    return jobs
+def wanted(args: argparse.Namespace) -> list[tuple[str, str, str, str, int]]:
+    """Name, form, block, setting and seed of the trainings that are asked for."""
+    return [
+        (f"{setting}-{form}-{block}-{seed}", form, block, setting, seed)
+        for seed in args.seeds
+        for form in args.forms
+        for setting in args.settings
+        for block in (["-"] if form == "none" else args.blocks)
+        if form != "zero" or block in ZeroStart.LAST
+    ]
 
 
 def table(setting: str, results: dict[str, dict[str, Any]], args: argparse.Namespace) -> str:
     """One setting as Markdown: a row a block, a column a form."""
 
     def cell(form: str, block: str) -> str:
-        r = results.get(f"{setting}-{form}-{block}")
-        if r is None:
-            return "-"
-        parts = [r[key] for key in ("gate", "change")]
-        shown = ["-" if v is None else f"{v:.3f}" for v in parts]
-        return " / ".join([*shown, f"{100 * r['ap50']:.1f}"])
+        names = [f"{setting}-{form}-{block}-{seed}" for seed in args.seeds]
+        found = [results[name] for name in names if name in results]
+        shown = [
+            mean_text([r[key] for r in found], places, factor)
+            for key, places, factor in (("gate", 3, 1), ("change", 3, 1), ("ap50", 1, 100))
+        ]
+        return " / ".join(shown) if found else "-"
 
+    done = [job for job in wanted(args) if job[0] in results and job[3] == setting]
     forms = [form for form in args.forms if form != "none"]
     lines = [f"| block | {' | '.join(forms)} |", "|---" * (len(forms) + 1) + "|"]
     lines += [
         f"| {block} | {' | '.join(cell(form, block) for form in forms)} |" for block in args.blocks
     ]
-    without = results.get(f"{setting}-none--")
-    if without:
-        lines += ["", f"Without a block: AP50 {100 * without['ap50']:.1f}."]
+    largest = {
+        form: max((results[job[0]]["largest"] or 0 for job in done if job[1] == form), default=0)
+        for form in forms
+    }
+    shown = ", ".join(f"{form} {value:.2f}" for form, value in largest.items() if value)
+    lines += ["", f"Largest gate of a channel: {shown}."] if shown else []
+    if "none" in args.forms:
+        lines += ["", f"Without a block: {cell('none', '-')}."]
     return "\n".join(lines)
+
+
+def mean_text(values: list[float | None], places: int, factor: float) -> str:
+    """Mean of the seeds; a dash where there is nothing to measure."""
+    given = [v for v in values if v is not None]
+    return f"{factor * sum(given) / len(given):.{places}f}" if given else "-"
+
+
+def train_all(args: argparse.Namespace, file: Path, results: dict[str, dict[str, Any]]) -> None:
+    """Train what is asked for and not in `results` yet; each result goes to the file at once."""
+    for seed in (0, BASE_SEED):
+        data_of(args.project, seed, args.images)
+    with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:
+        if "base" in args.settings and not base_of(args.project).is_file():
+            made = pool.submit(train, "base", "none", "-", "make", 0, args).result()
+            print(f"base: AP50 {100 * made['ap50']:.1f}", file=sys.stderr)
+        waiting = {
+            pool.submit(train, *job, args): job[0] for job in wanted(args) if job[0] not in results
+        }
+        for done in as_completed(waiting):
+            name = waiting[done]
+            results[name] = done.result()
+            write_text(file, json.dumps(results, indent=1, sort_keys=True) + "\n")
+            print(name, results[name], file=sys.stderr)
 
 
 def main() -> None:
@@ -265,26 +296,17 @@ def main() -> None:
         parser.add_argument(f"--{name}", nargs="+", choices=choices, default=list(choices))
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--images", type=int, default=IMAGES, help="training images")
-    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="means are printed")
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="trainings at a time; 0 prints what is done"
+    )
     parser.add_argument("--project", type=Path, default=Path("runs/identity_start"))
     args = parser.parse_args()
     args.project = args.project.resolve()
     file = args.project / "results.json"
     results = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    for seed in (0, BASE_SEED):
-        data_of(args.project, seed, args.images)
-    with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:
-        if "base" in args.settings and not base_of(args.project).is_file():
-            made = pool.submit(train, "base", "none", "-", "make", args).result()
-            print(f"base: AP50 {100 * made['ap50']:.1f}", file=sys.stderr)
-        waiting = {
-            pool.submit(train, *job, args): job[0] for job in wanted(args) if job[0] not in results
-        }
-        for done in as_completed(waiting):
-            name = waiting[done]
-            results[name] = done.result()
-            write_text(file, json.dumps(results, indent=1, sort_keys=True) + "\n")
-            print(name, results[name], file=sys.stderr)
+    if args.jobs:
+        train_all(args, file, results)
     for setting in args.settings:
         print(f"\n{TITLES[setting]}: |gate| / relative change / AP50 after {args.epochs} epochs\n")
         print(table(setting, results, args))

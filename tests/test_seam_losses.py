@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import csv
+import inspect
+import pickle
 import re
 from pathlib import Path
+from weakref import WeakSet
 
 import pytest
 import torch
@@ -13,8 +17,11 @@ from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils import DEFAULT_CFG
 
 from tests.processes import yolo
+from yolo_attn import registry
 from yolo_attn.data.synthetic import make_smallshapes
 from yolo_attn.errors import YoloAttnError
+from yolo_attn.registry import any_own_loss, block_info
+from yolo_attn.seam import losses
 from yolo_attn.seam.losses import blocks_with_loss
 from yolo_attn.seam.redirect import original_of
 
@@ -117,3 +124,42 @@ def test_it_stands_in_the_progress_table_and_in_results_csv(tmp_path: Path) -> N
     (results,) = tmp_path.glob("**/aux/results.csv")
     (row,) = csv.DictReader(open(results), skipinitialspace=True)
     assert float(row["train/aux_loss"]) > 1 and float(row["val/aux_loss"]) > 1
+
+
+def test_without_a_block_that_has_a_loss_no_module_is_looked_at(monkeypatch) -> None:
+    monkeypatch.setattr(registry, "_WITH_LOSS", WeakSet())
+    net, data = DetectionModel("yolov8n.yaml", verbose=False), batch()
+    net.args = DEFAULT_CFG
+    plain = model()  # ours, but without a loss: nothing to add either
+    monkeypatch.setattr(losses, "blocks_with_loss", lambda model: 1 / 0)
+    for stock_path in (net, plain):
+        stock_path.loss(data)
+    with pytest.raises(ZeroDivisionError):
+        model(supervision="objectness").loss(data)
+
+
+@pytest.mark.parametrize("way", ["deepcopy", "pickle", "by hand"])
+def test_a_block_is_found_however_it_came_into_the_model(way: str, monkeypatch) -> None:
+    monkeypatch.setattr(registry, "_WITH_LOSS", WeakSet())
+    stock = DetectionModel("yolov8n.yaml", verbose=False)
+    stock.args = DEFAULT_CFG
+    list(stock.loss(batch())[1])  # nothing is decided for good here
+    net = model(supervision="objectness")
+    assert any_own_loss()
+    if way == "by hand":
+        copied = stock
+        copied.model[0].extra = net.model[0]
+    else:
+        monkeypatch.setattr(registry, "_WITH_LOSS", WeakSet())
+        assert not any_own_loss()
+        copied = copy.deepcopy(net) if way == "deepcopy" else pickle.loads(pickle.dumps(net))
+    assert any_own_loss() and len(blocks_with_loss(copied)) == 1
+    if way != "by hand":
+        assert list(copied.loss(batch())[1])[-1] == "aux_loss"
+
+
+def test_signatures_of_watched_classes_stay() -> None:
+    cls = block_info("RevColumns").cls
+    assert hasattr(cls, "aux_loss")
+    parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
+    assert list(inspect.signature(cls).parameters.values()) == parameters

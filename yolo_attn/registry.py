@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Callable, TypeVar
+from weakref import WeakSet
 
 from yolo_attn.errors import YoloAttnError, did_you_mean
 from yolo_attn.versions import earlier_defaults
@@ -136,6 +137,8 @@ class BlockInfo:
         return [bound.get(n, options[n]) for n in names[: last + 1]]
 
 
+# Every instance, alive, of a registered class with a loss of its own.
+_WITH_LOSS: WeakSet[Any] = WeakSet()
 _BLOCKS: dict[str, BlockInfo] = {}
 _ALIASES: dict[str, str] = {}
 _loaded = False
@@ -169,11 +172,44 @@ def register(cls: type[T] | None = None, *, name: str | None = None, **facts: An
                     f"{holder.cls.__module__}.{holder.cls.__qualname__}; "
                     f"register {cls.__module__}.{cls.__qualname__} under another name"
                 )
+        if hasattr(cls, "aux_loss"):
+            _watch_instances(cls)
         _BLOCKS[info.name] = info
         _ALIASES.update({alias: info.name for alias in info.aliases})
         return cls
 
     return add if cls is None else add(cls)
+
+
+def _watch_instances(cls: type) -> None:
+    """Note each instance of `cls`, however it comes to be: built, copied or unpickled.
+
+    So that a training step can tell in no time that no model has a loss of ours.
+    """
+    original: Any = cls.__new__
+    if hasattr(original, "watched"):
+        return
+
+    def __new__(kind: type, *args: Any, **kwargs: Any) -> Any:
+        plain = original is object.__new__
+        instance = original(kind) if plain else original(kind, *args, **kwargs)
+        _WITH_LOSS.add(instance)
+        return instance
+
+    __new__.watched = True  # type: ignore[attr-defined]
+    # What a signature of the class is taken from.
+    __new__.__wrapped__ = cls.__init__  # type: ignore[attr-defined, misc]
+    cls.__new__ = staticmethod(__new__)  # type: ignore[assignment]
+
+
+def has_own_loss(module: object) -> bool:
+    """Whether `module` is a registered block with an auxiliary loss (see ``seam/losses.py``)."""
+    return module in _WITH_LOSS and getattr(module, "has_aux_loss", True)
+
+
+def any_own_loss() -> bool:
+    """Whether a registered block with an auxiliary loss exists in this process."""
+    return len(_WITH_LOSS) > 0 and any(map(has_own_loss, _WITH_LOSS))
 
 
 def _same_class(a: type, b: type) -> bool:

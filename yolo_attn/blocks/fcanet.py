@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from yolo_attn.blocks._common import check_channels, check_int, reduced_channels
 from yolo_attn.errors import YoloAttnError
 from yolo_attn.ops.adaptive_mean import averaging_matrix
+from yolo_attn.ops.pooling import row_sums
 from yolo_attn.registry import register
 
 # Frequencies (vertical, horizontal) on a 7 x 7 grid, two digits each: the best and the worst ones
@@ -104,7 +105,7 @@ class FcaNet(nn.Module):
             # The rows' average is taken by the basis instead of by the map.
             basis = averaging_matrix(x.shape[2], height, x).t() @ basis
         groups = x.unflatten(1, (len(basis), -1)).flatten(3)
-        return (groups @ basis.flatten(1)[:, :, None]).flatten(1)
+        return row_sums(groups, basis.flatten(1)[:, None]).flatten(1)
 
 
 def _chosen(frequencies: str) -> list[tuple[int, int]]:

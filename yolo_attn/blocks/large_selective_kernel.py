@@ -21,6 +21,7 @@ from yolo_attn.blocks._common import (
 )
 from yolo_attn.blocks._norm import BlockNorm
 from yolo_attn.errors import YoloAttnError
+from yolo_attn.ops.phase_convolution import convolve_by_phases
 from yolo_attn.registry import register
 
 
@@ -157,7 +158,7 @@ class SelectiveUnit(nn.Module):
     def select(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """b1 and b2 ``(B, C/2, H, W)`` and the maps s ``(B, 2, H, W)``."""
         a1 = self.small(x)
-        b1, b2 = self.conv1(a1), self.conv2(self.large(a1))
+        b1, b2 = self.conv1(a1), self.conv2(convolve_by_phases(self.large, a1))
         # Both halves have the same width: no need to join them for their mean and maximum.
         mean = 0.5 * (b1.mean(1, keepdim=True) + b2.mean(1, keepdim=True))
         largest = torch.maximum(b1.amax(1, keepdim=True), b2.amax(1, keepdim=True))

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from yolo_attn.registry import block_info, list_blocks
+from yolo_attn.registry import any_own_loss, has_own_loss
 
 COLUMN = "aux_loss"
 
@@ -21,18 +21,14 @@ COLUMN = "aux_loss"
 def blocks_with_loss(model: nn.Module) -> list[Any]:
     """The blocks of a model that have an auxiliary loss."""
     # Only classes of ours: a stock module may have an attribute of that name, too.
-    with_loss = tuple(
-        cls for cls in (block_info(name).cls for name in list_blocks()) if hasattr(cls, "aux_loss")
-    )
-    return [
-        m for m in model.modules() if isinstance(m, with_loss) and getattr(m, "has_aux_loss", True)
-    ]
+    return [m for m in model.modules() if has_own_loss(m)]
 
 
 def loss(original: FunctionType, model: nn.Module, batch: dict[str, Any], preds: Any = None) -> Any:
     """Ultralytics' ``loss(batch, preds)`` with the blocks' own added; else untouched."""
+    # A process without such a block does not walk the model's modules at every step.
+    blocks = blocks_with_loss(model) if any_own_loss() else []
     result = original(model, batch, preds)
-    blocks = blocks_with_loss(model)
     if not blocks:
         return result
     total, items = result
