@@ -28,7 +28,7 @@ def run(*args: str, code: int = 0) -> str:
 
 
 def test_every_command_has_help_with_an_example() -> None:
-    for command in ("blocks", "zoo", "check", "expand", "new", "version"):
+    for command in ("blocks", "losses", "zoo", "check", "expand", "new", "version"):
         assert "Example: yolo-attn" in run(command, "--help")
     for command in ("voc", "coco"):
         assert "Example: yolo-attn convert" in run("convert", command, "--help")
