@@ -12,12 +12,17 @@ from tests.processes import python, yolo
 from yolo_attn.data.synthetic import make_smallshapes
 
 LOSS = "{box: wiou, wise: {version: 3, momentum: 0.2}, cls: ema_slide}"
-# All images in one batch, nothing random, nothing learnt: a resumed run sees what an uninterrupted
-# one would have seen (Ultralytics resumes from the EMA's weights, in another order of images).
+# All images in one batch, nothing random, nothing learnt, weights that a half holds: a resumed run
+# sees what an uninterrupted one would have seen (Ultralytics resumes from the EMA's weights in half,
+# in another order of images).
 TRAIN = """
 import sys
 from ultralytics import YOLO
 m = YOLO("yolov8n-mine.yaml")
+def round_weights(trainer):
+    for net in (trainer.model, trainer.ema.ema):
+        for p in net.parameters(): p.data = p.data.half().float()
+m.add_callback("on_train_start", round_weights)
 if sys.argv[2] == "cut":
     def interrupt(trainer):
         if trainer.epoch == 2: raise KeyboardInterrupt
@@ -50,8 +55,9 @@ def whole(place: Path) -> Path:
 
 def state_in(weights: Path) -> dict[str, dict[str, float]]:
     checkpoint = torch.load(weights, map_location="cpu", weights_only=False)
-    assert checkpoint["ema"].yaml["loss"]["box"] == "wiou"
-    state: dict[str, dict[str, float]] = checkpoint["ema"].yaml["loss_state"]
+    model = checkpoint["ema"] or checkpoint["model"]  # the latter when a training has ended
+    assert model.yaml["loss"]["box"] == "wiou"
+    state: dict[str, dict[str, float]] = model.yaml["loss_state"]
     return state
 
 
