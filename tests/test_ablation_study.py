@@ -15,6 +15,7 @@ from yolo_attn.ablation.store import DONE, STUDY, TrialFolder, write_json
 from yolo_attn.cli import app
 from yolo_attn.data.synthetic import make_smallshapes
 from yolo_attn.errors import YoloAttnError
+from yolo_attn.seam.dry_run import load_model_yaml
 
 ARMS = ["yolov8n.yaml", "yolov8n-gc.yaml"]
 
@@ -99,6 +100,39 @@ def test_what_arms_do_not_share_is_flagged(tmp_path: Path, data: str) -> None:
     plan = make_plan(from_dict({"arms": arms, "data": data, "project": str(tmp_path)}))
     assert "arm yolov8n-gc has its own augmentation mosaic=0.0" in plan.flags
     assert "arm yolov8n-gc has its own training argument lr0=0.1" in plan.flags
+
+
+def test_an_arm_may_have_a_loss_of_its_own(tmp_path: Path, data: str) -> None:
+    arms = [
+        ARMS[0],
+        {"model": ARMS[0], "loss": "ciou"},
+        {"model": ARMS[0], "loss": {"box": "mpdiou", "nwd": 0.5, "cls": "slide"}},
+        {"model": ARMS[0], "loss": "wiou", "name": "wise"},
+    ]
+    content = {"arms": arms, "data": data, "project": str(tmp_path), "seeds": 1, "name": "s"}
+    study = from_dict(content)
+    names = ["yolov8n", "yolov8n-ciou", "yolov8n-mpdiou-nwd-slide", "wise"]
+    assert [arm.name for arm in study.arms] == names
+    assert from_dict(study.as_dict()) == study
+    plan = make_plan(study)
+    models = [next(w[6:] for w in job.train if w.startswith("model=")) for job in plan.jobs]
+    assert models[0] == ARMS[0] and len(set(models)) == 4
+    written = load_model_yaml(models[3])
+    assert written["loss"] == "wiou" and written["scale"] == "n"
+    stock = load_model_yaml(ARMS[0])
+    assert (written["backbone"], written["head"]) == (stock["backbone"], stock["head"])
+    assert [job.manifest["loss"] and job.manifest["loss"]["box"] for job in plan.jobs] == [
+        None, "ciou", "mpdiou", "wiou",
+    ]  # fmt: skip
+    assert plan.arms["wise"]["parameters"] == plan.arms["yolov8n"]["parameters"]
+    text = " ".join(plan.flags)
+    assert "yolov8n-ciou trains with the loss: box ciou; class bce (what Ultralytics" in text
+    assert "arm wise trains with the loss: box wiou, wise v3" in text
+    # Another loss under the same name is another training.
+    again = make_plan(from_dict({**content, "arms": [*arms[:3], {**arms[3], "loss": "siou"}]}))
+    assert again.jobs[3].train != plan.jobs[3].train
+    with pytest.raises(YoloAttnError, match="arm 2: loss: 'cio' is no loss"):
+        from_dict({**content, "arms": [ARMS[0], {"model": ARMS[0], "loss": "cio"}]})
 
 
 def test_faults_are_found_before_any_training(tmp_path: Path, data: str) -> None:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from yolo_attn.ablation import arm_loss
 from yolo_attn.ablation.spec import Arm, Study
 from yolo_attn.ablation.store import DONE, TRAIN, TRIAL, TrialFolder, read_json
 from yolo_attn.errors import YoloAttnError
@@ -88,7 +89,7 @@ def make_plan(study: Study) -> Plan:
     study, arms, flags = with_controls(study, arms)
     manifest = {**environment(), "dataset": {"data": study.data, "sha256": digest}}
     jobs = [_job(study, arm, seed, manifest) for seed in study.seeds for arm in study.arms]
-    flags += _fairness(study)
+    flags += [*_fairness(study), *arm_loss.told(study)]
     _same_versions(study, jobs)
     return Plan(study, jobs, arms, flags, images)
 
@@ -98,7 +99,9 @@ def _cost(arm: Arm, study: Study) -> dict[str, Any]:
 
     imgsz = study.train.get("imgsz", 640)
     try:
-        config = describe(arm.model, max(imgsz) if isinstance(imgsz, (list, tuple)) else imgsz)
+        config = describe(
+            arm_loss.model_of(study, arm), max(imgsz) if isinstance(imgsz, (list, tuple)) else imgsz
+        )
     except YoloAttnError as error:
         raise YoloAttnError(f"{study.name}: arm {arm.name!r} does not build: {error}") from None
     return {"parameters": config.parameters, "gflops": config.gflops, "blocks": config.blocks}
@@ -107,7 +110,8 @@ def _cost(arm: Arm, study: Study) -> dict[str, Any]:
 def _job(study: Study, arm: Arm, seed: int, manifest: dict[str, Any]) -> Job:
     folder = study.folder / arm.name / str(seed)
     args = {**study.train, **arm.args}
-    train = ["yolo", "detect", "train", f"model={arm.model}", f"data={study.data}", f"seed={seed}"]
+    model = arm_loss.model_of(study, arm)
+    train = ["yolo", "detect", "train", f"model={model}", f"data={study.data}", f"seed={seed}"]
     train += [f"pretrained={study.weights or False}"]
     train += [f"{key}={value}" for key, value in args.items() if key != "device"]
     train += [f"project={folder}", f"name={TRAIN}", "exist_ok=True"]
@@ -123,7 +127,7 @@ def _job(study: Study, arm: Arm, seed: int, manifest: dict[str, Any]) -> Job:
         epochs=int(args.get("epochs", 100)),
         evaluate={**evaluate, **slices},
         after_crash=study.after_crash,
-        manifest={**manifest, "slices": slices or None},
+        manifest={**manifest, "slices": slices or None, "loss": arm_loss.recorded(arm)},
     )
 
 

@@ -49,6 +49,7 @@ class Arm:
         slice: side in px of the slices of an image that it predicts (`evaluation.slicing`); None:
             whole images.
         slice_overlap: share of a slice that its neighbour has too.
+        loss: as the key `loss` of a model YAML (docs/losses.md); None: what the YAML says.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Arm:
     matched: str = ""
     slice: int | None = None
     slice_overlap: float = OVERLAP
+    loss: Any = None
 
 
 @dataclass(frozen=True)
@@ -194,7 +196,7 @@ def read_seeds(value: Any, where: str) -> tuple[int, ...]:
 def _said(arm: Mapping[str, Any]) -> dict[str, Any]:
     """What a study says of an arm: empty and idle entries left out."""
     unsliced = {"slice", "slice_overlap"} if arm["slice"] is None else set()
-    return {k: v for k, v in arm.items() if v not in ("", {}) and k not in unsliced}
+    return {k: v for k, v in arm.items() if v not in ("", {}, None) and k not in unsliced}
 
 
 def _arms(value: Any, where: str) -> list[Arm]:
@@ -226,9 +228,11 @@ def _arms(value: Any, where: str) -> list[Arm]:
                     "`train`"
                 )
         slices = _slices(entry, place)
-        own = Path(model).stem + (f"-slice{slices['slice']}" if slices else "")
+        loss, of_loss = _loss(entry, place)
+        own = Path(model).stem + of_loss + (f"-slice{slices['slice']}" if slices else "")
         name = _name(str(entry.get("name") or own), f"{place}: name")
-        arms.append(Arm(name, model, args, str(entry.get("matched") or ""), **slices))
+        matched = str(entry.get("matched") or "")
+        arms.append(Arm(name, model, args, matched, **slices, loss=loss))
     names = [arm.name for arm in arms]
     if len(set(names)) < len(names):
         twice = next(n for n in names if names.count(n) > 1)
@@ -236,6 +240,19 @@ def _arms(value: Any, where: str) -> list[Arm]:
     if len(arms) < 2:
         raise YoloAttnError(f"{where}: a study compares at least two arms")
     return arms
+
+
+def _loss(entry: Mapping[str, Any], place: str) -> tuple[Any, str]:
+    """An arm's loss, and what its name gets from it."""
+    if "loss" not in entry:
+        return None, ""
+    from yolo_attn.losses.described import short_name
+    from yolo_attn.losses.options import expand
+
+    try:
+        return entry["loss"], f"-{short_name(expand(entry['loss']).spec)}"
+    except YoloAttnError as error:
+        raise YoloAttnError(f"{place}: {error}") from None
 
 
 def _slices(entry: Mapping[str, Any], place: str) -> dict[str, Any]:

@@ -30,3 +30,15 @@ def _numbers(options: dict[str, Any]) -> str:
 
 def _plain(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, (int, float)) else str(value)
+
+
+def short_name(spec: dict[str, Any]) -> str:
+    """``wise-inner-siou-nwd-slide``: which parts a loss has, without their numbers."""
+    version = spec.get("wise", {}).get("version", 0)
+    wise = version > 1 and spec["box"] != "wiou"
+    words = [f"wise{version}"] if wise else []
+    words += [key for key in ("inner", "focaler", "focal", "alpha") if key in spec]
+    words.append(spec["box"] + (f"-v{version}" if spec["box"] == "wiou" else ""))
+    words += ["nwd"] if "nwd" in spec else []
+    cls = spec.get("cls", {"cls": "bce"})["cls"]
+    return "-".join([*words, *([cls] if cls != "bce" else [])])
