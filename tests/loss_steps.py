@@ -23,6 +23,7 @@ MODELS = {
     "segment": ("yolov8n-seg.yaml", tasks.SegmentationModel),
     "pose": ("yolov8n-pose.yaml", tasks.PoseModel),
     "world": ("yolov8s-world.yaml", tasks.WorldModel),
+    "yoloe": ("yoloe-v8s.yaml", getattr(tasks, "YOLOEModel", None)),
     "obb": ("yolov8n-obb.yaml", tasks.OBBModel),
 }
 SIDE = 64
@@ -30,8 +31,9 @@ SIDE = 64
 
 def exists(kind: str) -> bool:
     """Whether this version has the model."""
-    name = MODELS[kind][0].replace("v8n", "v8").replace("v8s", "v8").replace("26n", "26")
-    return any((Path(ROOT) / "cfg" / "models").rglob(name))
+    name, cls = MODELS[kind]
+    name = name.replace("v8n", "v8").replace("v8s", "v8").replace("26n", "26")
+    return cls is not None and any((Path(ROOT) / "cfg" / "models").rglob(name))
 
 
 def model(kind: str, **keys: object) -> torch.nn.Module:
@@ -61,7 +63,7 @@ def batch(kind: str, objects: int = 4) -> dict[str, torch.Tensor]:
     if kind == "pose":
         found["cls"] = torch.zeros(objects, 1)
         found["keypoints"] = torch.rand(objects, 17, 3, generator=g)
-    if kind == "world":
+    if kind in ("world", "yoloe"):
         found["txt_feats"] = torch.randn(2, 80, 512, generator=g)
     return found
 

@@ -90,3 +90,22 @@ def test_the_key_is_checked_where_a_model_is_built(tmp_path: Path) -> None:
     file.write_text("base: yolov8-obb.yaml\nloss: wiou\n")
     with pytest.raises(YoloAttnError, match="yolov8n-obb-mine.yaml loss box.*OBB"):
         YOLO(str(file))
+
+
+def test_a_name_is_spelled_out() -> None:
+    assert "wiou: box wiou, wise v3 (alpha 1.9" in run("losses", "wiou")
+    assert "warning" in run("losses", "focaler-iou")
+    (found,) = json.loads(run("losses", "inner-giou", "--json"))
+    assert found["loss"] == {"box": "giou", "inner": 0.7}
+    with pytest.raises(YoloAttnError, match="did you mean"):
+        run("losses", "gio")
+
+
+def test_the_picture_and_its_table(tmp_path: Path) -> None:
+    text = run("losses", "ciou", "nwd", "--plot", str(tmp_path / "a.png"))
+    assert (tmp_path / "a.png").stat().st_size > 10_000
+    rows = [line.split() for line in text.splitlines() if line.startswith("  nwd")]
+    # The farther-off half of the table: NWD still pulls a tiny box, and weakly a large one.
+    assert len(rows) == 2 and float(rows[1][1]) > float(rows[1][4])
+    with pytest.raises(YoloAttnError, match="--plot"):
+        run("losses", "--plot", str(tmp_path / "a.nothing"))

@@ -13,8 +13,8 @@ from yolo_attn.data.synthetic import make_smallshapes
 
 LOSS = "{box: wiou, wise: {version: 3, momentum: 0.2}, cls: ema_slide}"
 # All images in one batch, nothing random, nothing learnt, weights that a half holds: a resumed run
-# sees what an uninterrupted one would have seen (Ultralytics resumes from the EMA's weights, in half,
-# and in another order of images).
+# sees what an uninterrupted one would have seen (Ultralytics resumes from the EMA, in half, and in
+# another order of images).
 TRAIN = """
 import sys
 from ultralytics import YOLO

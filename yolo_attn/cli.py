@@ -129,14 +129,32 @@ def blocks(
 
 
 @app.command()
-def losses(as_json: bool = JSON) -> None:
+def losses(
+    names: Optional[List[str]] = typer.Argument(
+        None, help="Only what these stand for, e.g. inner-wiou."
+    ),
+    plot: Optional[Path] = typer.Option(
+        None, help="Draw them (or a choice) against shift and scale, into this picture."
+    ),
+    as_json: bool = JSON,
+) -> None:
     """List what the key `loss` of a model YAML may name: formula, range, paper, defaults.
 
-    Example: yolo-attn losses
+    Example: yolo-attn losses inner-ciou nwd --plot losses.png
     """
-    from yolo_attn import loss_cards
+    from yolo_attn import loss_cards, loss_figure
 
-    if as_json:
+    if plot:
+        shown = tuple(names or ()) or loss_figure.DEFAULT
+        loss_figure.plot(plot, shown)
+        print("\n".join([*loss_figure.table(shown), f"wrote {plot}"]))
+    elif names:
+        found = [loss_cards.expanded(name) for name in names]
+        if as_json:
+            _print_json(found)
+        else:
+            print("\n".join(line for one in found for line in loss_cards.expanded_lines(one)))
+    elif as_json:
         _print_json(loss_cards.as_dicts())
     else:
         print(loss_cards.as_text())

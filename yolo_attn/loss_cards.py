@@ -7,6 +7,8 @@ from dataclasses import asdict
 from typing import Any
 
 from yolo_attn.losses.catalogue import GROUPS, Entry
+from yolo_attn.losses.described import describe
+from yolo_attn.losses.options import expand
 
 WIDTH = 80
 NAME, FORMULA = 16, 51  # columns
@@ -27,6 +29,22 @@ NOTES = (
 def as_dicts() -> list[dict[str, Any]]:
     """Every entry for programs."""
     return [{"kind": kind, **asdict(e)} for kind, entries in GROUPS.items() for e in entries]
+
+
+def expanded(name: str) -> dict[str, Any]:
+    """What a short name stands for.
+
+    Raises:
+        YoloAttnError: It is refused.
+    """
+    found = expand(name)
+    return {"name": name, "loss": found.spec, "warnings": found.warnings}
+
+
+def expanded_lines(one: dict[str, Any]) -> list[str]:
+    """The same for a terminal."""
+    said = f"{one['name']}: {describe(one['loss'])}"
+    return [said, *(f"{one['name']}: warning: {text}" for text in one["warnings"])]
 
 
 def as_text() -> str:
