@@ -92,7 +92,7 @@ def images(tmp_path: Path) -> list[str]:
 
 def test_the_change_of_known_blocks_is_that_of_the_hand(subject, images) -> None:
     with torch.no_grad():
-        subject.model.model[3].g.fill_(0.5)
+        subject.model.model[3].g.fill_(0.05)  # a tenth of the gate
     blocks, count = use.measure(subject, images, imgsz=64)
     assert count == 2
     found = {b.layer: (b.block, b.where, b.gate, b.gamma, b.change) for b in blocks}

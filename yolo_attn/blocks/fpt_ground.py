@@ -31,6 +31,7 @@ from yolo_attn.ops.attention import attend, attention_rows
 from yolo_attn.ops.precision import without_autocast
 from yolo_attn.ops.relu_affinity import relu_affinity
 from yolo_attn.registry import register
+from yolo_attn.versions import made_before
 
 SOFTMAX = ("euclidean", "embedded", "gaussian")
 MODES = (*SOFTMAX, "dot", "concatenate", "local")
@@ -140,7 +141,12 @@ class FPTGround(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """PyTorch's defaults, and zero for the last layer."""
+        """PyTorch's defaults, zero for the last layer; what a BN normalises keeps its variance."""
+        if self.norm is not None and self.mode != "local" and not made_before("0.2.0"):
+            # PyTorch's start divides the variance by 3 in each layer, and the mean over positions
+            # leaves little: BN's eps would take over.
+            for conv in (self.g, self.out):
+                nn.init.normal_(conv.weight, std=conv.in_channels**-0.5)
         if self.mode == "concatenate":
             for parameter in (self.w_f, self.b_f):
                 nn.init.uniform_(parameter, -(len(self.w_f) ** -0.5), len(self.w_f) ** -0.5)

@@ -132,9 +132,12 @@ def head_levels(source: Rows, target: Rows) -> dict[int, int]:
 
 
 def is_per_level(names: Sequence[str], prefix: str, levels: int) -> bool:
-    """Whether a head's tensors ``prefix.0. ...`` are branches, one a level."""
+    """Whether a head's tensors ``prefix.0. ...`` are branches, one a level.
+
+    A head without levels (classification) has none.
+    """
     found = {re.match(rf"{re.escape(prefix)}\.(\d+)\.", name) for name in names}
-    return {int(match[1]) for match in found if match} == set(range(levels))
+    return levels > 0 and {int(match[1]) for match in found if match} == set(range(levels))
 
 
 def with_head_levels(source: Rows, target: Rows) -> Rows:
