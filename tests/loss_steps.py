@@ -27,6 +27,7 @@ MODELS = {
     "obb": ("yolov8n-obb.yaml", tasks.OBBModel),
 }
 SIDE = 64
+IMAGES = 3  # 8.4.0 takes a batch of two for a pair of prototypes
 
 
 def exists(kind: str) -> bool:
@@ -46,25 +47,25 @@ def model(kind: str, **keys: object) -> torch.nn.Module:
 
 
 def batch(kind: str, objects: int = 4) -> dict[str, torch.Tensor]:
-    """Two images with a few objects."""
+    """A few images with a few objects."""
     g = torch.Generator().manual_seed(1)
     sides = torch.rand(objects, 2, generator=g) * 0.4 + 0.1
     centres = torch.rand(objects, 2, generator=g) * 0.5 + 0.25
     found = {
-        "img": torch.rand(2, 3, SIDE, SIDE, generator=g),
-        "batch_idx": (torch.arange(objects) * 2 // max(objects, 1)).float(),
+        "img": torch.rand(IMAGES, 3, SIDE, SIDE, generator=g),
+        "batch_idx": (torch.arange(objects) * IMAGES // max(objects, 1)).float(),
         "cls": (torch.arange(objects).float() % 3)[:, None],
         "bboxes": torch.cat([centres, sides], 1),
     }
     if kind == "obb":
         found["bboxes"] = torch.cat([found["bboxes"], torch.zeros(objects, 1)], 1)
     if kind == "segment":
-        found["masks"] = (torch.rand(2, SIDE // 4, SIDE // 4, generator=g) * objects).round()
+        found["masks"] = (torch.rand(IMAGES, SIDE // 4, SIDE // 4, generator=g) * objects).round()
     if kind == "pose":
         found["cls"] = torch.zeros(objects, 1)
         found["keypoints"] = torch.rand(objects, 17, 3, generator=g)
     if kind in ("world", "yoloe"):
-        found["txt_feats"] = torch.randn(2, 80, 512, generator=g)
+        found["txt_feats"] = torch.randn(IMAGES, 80, 512, generator=g)
     return found
 
 

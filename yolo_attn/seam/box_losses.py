@@ -81,8 +81,9 @@ def forward(original: FunctionType, module: nn.Module, *args: Any) -> tuple[Tens
     if choice is None:
         return result
     # The first seven have been the same in all versions; 8.4.0 added the image size and strides.
-    _, pred, anchors, target, scores, scores_sum, foreground = args[:7]
+    _, pred, anchors, target, scores, scores_sum, mask = args[:7]
     spec, state = choice["spec"], choice["state"]
+    foreground = mask.nonzero(as_tuple=True)  # once: a mask waits for the device at each use
     boxes, targets = pred[foreground], target[foreground]
     if "mu" in state and len(boxes) and torch.is_grad_enabled():
         _take_mean_iou(module, spec["cls"], state, boxes, targets)
@@ -92,7 +93,7 @@ def forward(original: FunctionType, module: nn.Module, *args: Any) -> tuple[Tens
     imgsz: Any = None
     if spec["box"] in ("mpdiou", "nwd") or "nwd" in spec:
         of_anchors, imgsz = (args[8], args[7]) if len(args) > 8 else _sizes(anchors, choice)
-        stride = of_anchors.reshape(1, -1).expand(foreground.shape)[foreground]
+        stride = of_anchors.reshape(-1)[foreground[1]]
     mean = loss_state.get(module, state, "mean") if keeps_mean(spec) else 1.0
     losses, after = box_losses(spec, boxes, targets, stride, imgsz, mean)
     if after is not mean:
