@@ -33,6 +33,11 @@ def loss_of(kind: str, net: torch.nn.Module, **batch: Any) -> tuple[torch.Tensor
     return loss_steps.total(net.loss(loss_steps.batch(kind, **batch)))
 
 
+def steps(*arguments: str, **environment: str) -> list[str]:
+    # One thread: small maps gain nothing from more, and the same sums in the same order.
+    return python(WORKER, *arguments, OMP_NUM_THREADS="1", **environment).stdout.splitlines()
+
+
 def criteria(net: torch.nn.Module) -> list[Any]:
     found = net.criterion
     return [found.one2many, found.one2one] if hasattr(found, "one2one") else [found]
@@ -82,15 +87,15 @@ def test_the_weighted_sum_agrees_with_golden_numbers(
 # Who has no key `loss`, or a key that says what Ultralytics does anyway, notices nothing.
 def test_three_training_steps_of_stock_models_are_stock_to_the_bit() -> None:
     kinds = [k for k in loss_steps.MODELS if loss_steps.exists(k)]
-    stock = python(WORKER, *kinds, YOLO_ATTN_DISABLE="1").stdout.splitlines()
-    hooked = python(WORKER, *kinds).stdout.splitlines()
+    stock = steps(*kinds, YOLO_ATTN_DISABLE="1")
+    hooked = steps(*kinds)
     assert len(stock) == len(kinds) and hooked == stock
 
 
 def test_a_key_that_says_ciou_and_bce_takes_the_stock_path() -> None:
     values = [{"box": "ciou", "cls": "bce"}, "ciou"]
     arguments = [f"{k}={json.dumps(v)}" for k in ("detect", "segment") for v in values]
-    lines = python(WORKER, "detect", *arguments).stdout.splitlines()
+    lines = steps("detect", *arguments)
     told = [line for line in lines if line.startswith("yolo_attn loss")]
     prints = [line.split("\t")[1:] for line in lines if "\t" in line]
     assert len(told) == len(arguments) and all("own code" in line for line in told)
