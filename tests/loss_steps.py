@@ -58,6 +58,7 @@ def batch(kind: str, objects: int = 4) -> dict[str, torch.Tensor]:
         "bboxes": torch.cat([centres, sides], 1),
     }
     if kind == "obb":
+        found["resized_shape"] = [[SIDE, SIDE]] * IMAGES  # 8.4.0 reads it
         found["bboxes"] = torch.cat([found["bboxes"], torch.zeros(objects, 1)], 1)
     if kind == "segment":
         found["masks"] = (torch.rand(IMAGES, SIDE // 4, SIDE // 4, generator=g) * objects).round()
