@@ -130,6 +130,21 @@ def test_norms_of_an_older_classifier_stay_torch_s(tmp_path: Path) -> None:
     assert type(model.model[9].norm1) is nn.BatchNorm2d
 
 
+def test_a_model_built_from_a_dictionary_remembers_its_version(tmp_path: Path) -> None:
+    rows = yaml.safe_load((OLDER / "expanded.yaml").read_text())
+    del rows["yolo_attn"]
+    torch.manual_seed(0)
+    model = DetectionModel(rows, verbose=False)  # no file, no provenance
+    assert model.model[8].groups == 2
+    checkpoint = {"model": model, "train_args": {}, "epoch": -1}
+    for stamp, groups in (("0.2.0", 2), (None, 16)):  # None: as 0.1.0 left it
+        if stamp is None:
+            del model.model.yolo_attn_version
+        torch.save(checkpoint, tmp_path / "best.pt")
+        again = DetectionModel(YOLO(str(tmp_path / "best.pt")).model.yaml, verbose=False)
+        assert again.model[8].groups == groups
+
+
 def test_a_model_of_today_says_its_version(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("base: yolov8n.yaml\ninsert:\n  - [P5, 1, EMA, []]\n")
     rows = yaml.safe_load((OLDER / "expanded.yaml").read_text())
