@@ -115,7 +115,7 @@ PEERS: dict[str, Peer] = {
         lambda c: SEModule(c, rd_channels=hidden(c)),
         {"fc1": "fc1", "fc2": "fc2"},
     ),
-    "ECA": Peer(lambda c: {}, lambda c: EcaModule(c), {"conv.weight": "weight"}),
+    "ECA": Peer("ECA", lambda c: {}, lambda c: EcaModule(c), {"conv.weight": "weight"}),
     "CBAM": Peer(
         "CBAM",
         lambda c: {"rd_channels": hidden(c), "norm": "bn"},

@@ -56,14 +56,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="also write a page, such as docs/block-truth.md")
     args = parser.parse_args()
 
-    from yolo_attn import list_blocks
+    from yolo_attn import block_info, list_blocks
+    from yolo_attn.errors import YoloAttnError
 
+    try:
+        names = [block_info(name).name for name in args.blocks or list_blocks()]
+    except YoloAttnError as error:
+        parser.error(str(error))
     images = load_images(Path(args.images), args.imgsz)
     before = json.loads(args.before.read_text()) if args.before else None
     lines = header(before is not None)
     print("\n".join(lines))
     rows = {}
-    for name in args.blocks or list_blocks():
+    for name in names:
         rows[name] = measure(name, images)
         lines.append(line_of(name, rows[name], before))
         print(lines[-1], flush=True)

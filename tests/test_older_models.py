@@ -11,7 +11,7 @@ import ultralytics
 import yaml
 from torch import nn
 from ultralytics import YOLO
-from ultralytics.nn.tasks import DetectionModel, yaml_model_load
+from ultralytics.nn.tasks import ClassificationModel, DetectionModel, yaml_model_load
 
 import yolo_attn
 from yolo_attn import create
@@ -118,6 +118,31 @@ def test_training_from_a_checkpoint_keeps_every_block(
     # Trained on, it is still a model of its time.
     (best,) = data.glob("**/again/weights/best.pt")
     assert version_of(torch.load(best, weights_only=False)["model"].yaml) == "0.1.0"
+
+
+def test_norms_of_an_older_classifier_stay_torch_s(tmp_path: Path) -> None:
+    # Ultralytics sets no norms there, so the blocks of 0.1.0 had torch's.
+    (tmp_path / "mine.yaml").write_text("base: yolov8n-cls.yaml\ninsert:\n  - [8, 1, GAM, []]\n")
+    d = yaml_model_load(tmp_path / "mine.yaml")
+    del d["yolo_attn"]["version"]
+    model = ClassificationModel(d, verbose=False)
+    assert (model.model[9].norm1.eps, model.model[9].norm1.momentum) == (1e-5, 0.1)
+    assert type(model.model[9].norm1) is nn.BatchNorm2d
+
+
+def test_a_model_built_from_a_dictionary_remembers_its_version(tmp_path: Path) -> None:
+    rows = yaml.safe_load((OLDER / "expanded.yaml").read_text())
+    del rows["yolo_attn"]
+    torch.manual_seed(0)
+    model = DetectionModel(rows, verbose=False)  # no file, no provenance
+    assert model.model[8].groups == 2
+    checkpoint = {"model": model, "train_args": {}, "epoch": -1}
+    for stamp, groups in (("0.2.0", 2), (None, 16)):  # None: as 0.1.0 left it
+        if stamp is None:
+            del model.model.yolo_attn_version
+        torch.save(checkpoint, tmp_path / "best.pt")
+        again = DetectionModel(YOLO(str(tmp_path / "best.pt")).model.yaml, verbose=False)
+        assert again.model[8].groups == groups
 
 
 def test_a_model_of_today_says_its_version(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from yolo_attn.blocks._norm import BlockNorm
+from yolo_attn.blocks._norm import batch_norm
 
 
 class ConvNorm(nn.Module):
@@ -22,7 +22,7 @@ class ConvNorm(nn.Module):
         super().__init__()
         self.slope = slope
         self.conv = nn.Conv2d(channels, out_channels, kernel, padding=kernel // 2, bias=False)
-        self.norm = BlockNorm(out_channels)
+        self.norm = batch_norm(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, H, W) -> (B, out_channels, H, W)``."""

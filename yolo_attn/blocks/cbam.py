@@ -19,7 +19,7 @@ from yolo_attn.blocks._common import (
     check_int,
     reduced_channels,
 )
-from yolo_attn.blocks._norm import BlockNorm
+from yolo_attn.blocks._norm import batch_norm
 from yolo_attn.errors import YoloAttnError
 from yolo_attn.registry import register
 
@@ -145,7 +145,7 @@ class SpatialGate(nn.Module):
     """
 
     conv: nn.Conv2d | None
-    norm: BlockNorm | None
+    norm: nn.BatchNorm2d | None
 
     def __init__(self, channels: int, kernel_size: int = 7, norm: str = "none"):
         super().__init__()
@@ -159,7 +159,7 @@ class SpatialGate(nn.Module):
         check_choice(block, "norm", norm, ("none", "bn"))
         padding, bias = kernel_size // 2, norm == "none"
         self.conv = nn.Conv2d(2, 1, kernel_size, padding=padding, bias=bias) if wanted else None
-        self.norm = BlockNorm(1, momentum=0.01) if wanted and norm == "bn" else None
+        self.norm = batch_norm(1, momentum=0.01) if wanted and norm == "bn" else None
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, H, W) -> (B, C, H, W)``."""

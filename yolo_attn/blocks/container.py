@@ -19,7 +19,7 @@ from yolo_attn.blocks._common import (
     check_number,
 )
 from yolo_attn.blocks._container_mixer import DenseAffinity, DepthwiseAffinity, Mixer
-from yolo_attn.blocks._norm import BlockNorm
+from yolo_attn.blocks._norm import batch_norm
 from yolo_attn.errors import YoloAttnError
 from yolo_attn.registry import register
 
@@ -189,8 +189,8 @@ class Container(nn.Module):
             ratio = 4.0 if mlp_ratio is None else mlp_ratio
             ratio = check_number("Container", "mlp_ratio", ratio, low=1 / channels)
             self.pos_embed = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
-            self.norm1 = BlockNorm(channels)
-            self.norm2 = BlockNorm(channels)
+            self.norm1 = batch_norm(channels)
+            self.norm2 = batch_norm(channels)
             self.mlp = ConvMLP(channels, max(int(channels * ratio), 1))
         self.reset_parameters()
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from yolo_attn.blocks._common import check_channels, reduced_channels
-from yolo_attn.blocks._norm import BlockNorm
+from yolo_attn.blocks._norm import batch_norm
 from yolo_attn.registry import register
 
 
@@ -48,7 +48,7 @@ class CoordAtt(nn.Module):
         m = reduced_channels("CoordAtt", channels, rd_ratio, rd_channels)
         self.out_channels = channels
         self.conv1 = nn.Conv2d(channels, m, 1, bias=False)
-        self.norm = BlockNorm(m)
+        self.norm = batch_norm(m)
         self.conv_h = nn.Conv2d(m, channels, 1)
         self.conv_w = nn.Conv2d(m, channels, 1)
 

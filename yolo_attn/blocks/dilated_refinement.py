@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from yolo_attn.blocks._common import check_channels, check_choice, check_flag, check_int
-from yolo_attn.blocks._norm import BlockNorm
+from yolo_attn.blocks._norm import batch_norm
 from yolo_attn.blocks.patch_aware_attention import PAPER
 from yolo_attn.errors import YoloAttnError
 from yolo_attn.registry import register
@@ -127,13 +127,13 @@ class MDCR(nn.Module):
             nn.Conv2d(c // 4, o // 4, 3, padding=r, dilation=r, groups=groups, bias=bias)
             for r in rates
         )
-        self.norm = None if bias else BlockNorm(o)
+        self.norm = None if bias else batch_norm(o)
         self.mix = nn.Conv2d(4, 4, 1, bias=bias)
         self.mix_norm: nn.Module | None = None
         if not bias:
-            self.mix_norm = BlockNorm(o) if stats == "channel" else SharedNorm(4)
+            self.mix_norm = batch_norm(o) if stats == "channel" else SharedNorm(4)
         self.out = nn.Conv2d(o, o, 1, bias=bias)
-        self.out_norm = None if bias else BlockNorm(o)
+        self.out_norm = None if bias else batch_norm(o)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, H, W) -> (B, O, H, W)``."""

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from yolo_attn.blocks._common import check_channel_list, check_choice, check_flag, check_int
-from yolo_attn.blocks._norm import BlockNorm
+from yolo_attn.blocks._norm import batch_norm
 from yolo_attn.blocks.patch_aware_attention import PAPER
 from yolo_attn.errors import YoloAttnError
 from yolo_attn.registry import register
@@ -87,7 +87,7 @@ class DASI(nn.Module):
         self.quarter = o // math.gcd(o, 4)
         self.mix = None if both else nn.Conv2d(2 * self.quarter, self.quarter, 1, bias=False)
         self.tail = nn.Conv2d(o, o, 1, bias=False)
-        self.norm = BlockNorm(o)
+        self.norm = batch_norm(o)
 
     def forward(self, xs: list[Tensor]) -> Tensor:
         """``[(B, C, H, W), (B, C_high, 2H, 2W), (B, C_low, H/2, W/2)] -> (B, O, H, W)``."""

@@ -19,7 +19,7 @@ from yolo_attn.blocks._common import (
     check_number,
     query_index,
 )
-from yolo_attn.blocks._norm import BlockNorm
+from yolo_attn.blocks._norm import batch_norm
 from yolo_attn.ops.precision import without_autocast
 from yolo_attn.registry import register
 
@@ -68,7 +68,7 @@ class EMAU(nn.Module):
         self.out_channels = channels
         self.reduce = nn.Conv2d(channels, channels, 1)
         self.out = nn.Conv2d(channels, channels, 1, bias=False)
-        self.norm = BlockNorm(channels)
+        self.norm = batch_norm(channels)
         self.bases: Tensor
         self.register_buffer("bases", torch.empty(channels, bases))
         self.reset_parameters()

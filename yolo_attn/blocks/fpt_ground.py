@@ -24,7 +24,7 @@ from yolo_attn.blocks._common import (
 )
 from yolo_attn.blocks._locality_constrained import LocalityConstrained
 from yolo_attn.blocks._mixture_of_softmaxes import MixtureOfSoftmaxes
-from yolo_attn.blocks._norm import BlockNorm
+from yolo_attn.blocks._norm import batch_norm
 from yolo_attn.blocks.fpt_self import PAPER, mixed_channels
 from yolo_attn.errors import YoloAttnError
 from yolo_attn.ops.attention import attend, attention_rows
@@ -137,7 +137,7 @@ class FPTGround(nn.Module):
         if mode == "concatenate":
             self.w_f = nn.Parameter(torch.empty(2 * d))
             self.b_f = nn.Parameter(torch.empty(1))
-        self.norm = BlockNorm(low) if norm == "bn" else None
+        self.norm = batch_norm(low) if norm == "bn" else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

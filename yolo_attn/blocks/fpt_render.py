@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from yolo_attn.blocks._common import PooledNorm, check_channel_list, check_choice
-from yolo_attn.blocks._norm import BlockNorm
+from yolo_attn.blocks._norm import batch_norm
 from yolo_attn.blocks.fpt_self import PAPER
 from yolo_attn.registry import register
 
@@ -51,9 +51,9 @@ class FPTRender(nn.Module):
         self.gate = nn.Conv2d(low, high, 1, bias=False)
         self.gate_norm = PooledNorm(high)
         self.refine = nn.Conv2d(high, high, 3, padding=1, bias=False)
-        self.refine_norm = BlockNorm(high)
+        self.refine_norm = batch_norm(high)
         self.render = nn.Conv2d(low, high, 3, padding=1, bias=False)
-        self.render_norm = BlockNorm(high)
+        self.render_norm = batch_norm(high)
 
     def forward(self, xs: list[Tensor]) -> Tensor:
         """``[(B, C, H, W), (B, C_low, H', W')] -> (B, C, H, W)``."""

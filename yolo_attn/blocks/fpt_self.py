@@ -23,7 +23,7 @@ from yolo_attn.blocks._common import (
 )
 from yolo_attn.blocks._conv_norm import ConvNorm
 from yolo_attn.blocks._mixture_of_softmaxes import MixtureOfSoftmaxes
-from yolo_attn.blocks._norm import BlockNorm
+from yolo_attn.blocks._norm import batch_norm
 from yolo_attn.errors import YoloAttnError
 from yolo_attn.registry import register
 
@@ -106,7 +106,7 @@ class FPTSelf(nn.Module):
         self.value = nn.Conv2d(channels, num_heads * e, 1, bias=False)
         self.mixture = MixtureOfSoftmaxes(d, n_mix, prior)
         self.out = nn.Conv2d(num_heads * e, channels, 1, bias=False)
-        self.norm = BlockNorm(channels)
+        self.norm = batch_norm(channels)
         self.d, self.e = d, e
         self.reset_parameters()
 

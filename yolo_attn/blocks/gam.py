@@ -12,7 +12,7 @@ import math
 from torch import Tensor, nn
 
 from yolo_attn.blocks._common import check_channels, check_choice, check_int, reduced_channels
-from yolo_attn.blocks._norm import BlockNorm
+from yolo_attn.blocks._norm import batch_norm
 from yolo_attn.registry import register
 
 
@@ -71,9 +71,9 @@ class GAM(nn.Module):
         self.fc1 = nn.Conv2d(channels, h, 1)
         self.fc2 = nn.Conv2d(h, channels, 1)
         self.conv1 = nn.Conv2d(channels, h, 7, padding=3, groups=groups, bias=False)
-        self.norm1 = BlockNorm(h)
+        self.norm1 = batch_norm(h)
         self.conv2 = nn.Conv2d(h, channels, 7, padding=3, groups=groups, bias=False)
-        self.norm2 = BlockNorm(channels)
+        self.norm2 = batch_norm(channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, H, W) -> (B, C, H, W)``."""

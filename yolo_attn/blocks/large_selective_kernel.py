@@ -19,7 +19,7 @@ from yolo_attn.blocks._common import (
     check_number,
     run_float32,
 )
-from yolo_attn.blocks._norm import BlockNorm
+from yolo_attn.blocks._norm import batch_norm
 from yolo_attn.errors import YoloAttnError
 from yolo_attn.ops.phase_convolution import convolve_by_phases
 from yolo_attn.registry import register
@@ -87,10 +87,10 @@ class LSK(nn.Module):
                     f"LSK: mlp_ratio={mlp_ratio!r} is not accepted with channels={channels} "
                     "(accepted: one that gives a hidden width of at least 1)"
                 )
-            self.norm1 = BlockNorm(channels)
+            self.norm1 = batch_norm(channels)
             self.proj_in = nn.Conv2d(channels, channels, 1)
             self.proj_out = nn.Conv2d(channels, channels, 1)
-            self.norm2 = BlockNorm(channels)
+            self.norm2 = batch_norm(channels)
             self.fc1 = nn.Conv2d(channels, hidden, 1)
             self.mix = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
             self.fc2 = nn.Conv2d(hidden, channels, 1)

@@ -6,8 +6,11 @@ Non-local Neural Networks. CVPR 2018. https://arxiv.org/abs/1711.07971
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from yolo_attn.blocks._common import (
@@ -23,7 +26,7 @@ from yolo_attn.blocks._common import (
     tokens,
     untokens,
 )
-from yolo_attn.blocks._norm import BlockNorm
+from yolo_attn.blocks._norm import batch_norm
 from yolo_attn.errors import YoloAttnError
 from yolo_attn.ops.attention import attend, attention_rows
 from yolo_attn.ops.relu_affinity import relu_affinity
@@ -31,7 +34,11 @@ from yolo_attn.registry import register
 
 MODES = ("embedded_gaussian", "gaussian", "dot_product", "concatenation")
 CONVS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
-NORMS = {1: nn.BatchNorm1d, 2: BlockNorm, 3: nn.BatchNorm3d}
+NORMS: dict[int, Callable[[int], _BatchNorm]] = {
+    1: nn.BatchNorm1d,
+    2: batch_norm,
+    3: nn.BatchNorm3d,
+}
 POOLS = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 
 

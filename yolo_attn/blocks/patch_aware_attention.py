@@ -20,7 +20,7 @@ from yolo_attn.blocks._common import (
     check_number,
 )
 from yolo_attn.blocks._conv_norm import ConvNorm
-from yolo_attn.blocks._norm import BlockNorm
+from yolo_attn.blocks._norm import batch_norm
 from yolo_attn.blocks.cbam import _maximum
 from yolo_attn.blocks.eca import adaptive_kernel, channel_kernel, correlate, reset_channel_kernel
 from yolo_attn.ops.precision import without_autocast
@@ -183,7 +183,7 @@ class PPA(nn.Module):
         self.lga4 = LocalGlobalAttention(d, 4, patch_mean, border)
         self.gate = channel_kernel(adaptive_kernel("PPA", d, 2, "beta", 1))
         self.spatial = nn.Conv2d(2, 1, 7, padding=3)
-        self.norm = BlockNorm(d)
+        self.norm = batch_norm(d)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

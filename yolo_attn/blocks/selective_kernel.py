@@ -20,7 +20,7 @@ from yolo_attn.blocks._common import (
     check_int,
     reduced_channels,
 )
-from yolo_attn.blocks._norm import BlockNorm
+from yolo_attn.blocks._norm import batch_norm
 from yolo_attn.errors import YoloAttnError
 from yolo_attn.ops.elementwise import add_product
 from yolo_attn.registry import register
@@ -143,7 +143,7 @@ class Branch(nn.Module):
             groups=groups,
             bias=False,
         )
-        self.norm = BlockNorm(out_channels)
+        self.norm = batch_norm(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, channels, H, W) -> (B, out_channels, H', W')``."""

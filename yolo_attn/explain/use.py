@@ -2,7 +2,7 @@
 
 Three numbers for each row of a model that holds a block of ours:
 
-- gate: mean |g| of `identity_start`, which begins at 0
+- gate: mean of `identity_start`'s gates, |a| in `x + a (block(x) - x)`, which begin at 0
 - gamma: mean |gamma| of what begins at 0 inside the block (the scale of its last norm, the weights
   of its last projection, or one number), as the block's `zero_started` tells
 - change: ``|block(x) - x| / |x|`` (L2), x the (first) input, mean over images
@@ -44,7 +44,7 @@ class BlockRow:
 
     @property
     def gate(self) -> float | None:
-        """Mean |g| over the repeats."""
+        """Mean |a| over the repeats."""
         return _mean([r.strength() for r in self.repeats if isinstance(r, IdentityStart)])
 
     @property

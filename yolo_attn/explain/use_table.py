@@ -22,7 +22,7 @@ class BlockUse:
         layer: Index of the row.
         block: The block's name, without `identity_start` around it.
         where: ``P5`` in the backbone, ``N4`` where the head reads the row, else ``stride 16``.
-        gate: Mean |g|; None without `identity_start`.
+        gate: Mean gate (10 |g|); None without `identity_start`.
         gamma: Mean |gamma|; None for a block that does not start as the identity.
         change: Share of the input's L2 norm, mean over images; None where output and (first) input
             differ in shape.

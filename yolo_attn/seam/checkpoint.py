@@ -12,6 +12,7 @@ from types import FunctionType
 from typing import Any
 
 from yolo_attn.errors import YoloAttnError
+from yolo_attn.seam.provenance import stamp_checkpoint
 
 PACKAGE = "yolo_attn"
 
@@ -54,11 +55,15 @@ def torch_safe_load(original: FunctionType, weight: Any, safe_only: bool | None 
 
 
 def _walk(checkpoint: Any) -> None:
-    """Visit all modules once: one that lost its parts in the file fails here, not in a forward."""
+    """Visit all modules once: one that lost its parts in the file fails here, not in a forward.
+
+    A model of ours learns which version it is of.
+    """
     for key in ("ema", "model"):
         model = checkpoint.get(key) if isinstance(checkpoint, dict) else None
         for _ in model.modules() if model is not None and hasattr(model, "modules") else ():
             pass
+        stamp_checkpoint(model)
 
 
 def _guards(original: FunctionType, weight: Any) -> dict[str, Any]:

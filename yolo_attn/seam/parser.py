@@ -28,7 +28,7 @@ from yolo_attn.seam.host_modules import Index
 from yolo_attn.seam.location import PROVENANCE, Location
 from yolo_attn.seam.loss_choice import check_loss
 from yolo_attn.seam.model_checks import check_model, names_ours
-from yolo_attn.seam.provenance import version_of
+from yolo_attn.seam.provenance import STAMP, version_of
 from yolo_attn.versions import made_before, made_by
 
 HELPER = "__yolo_attn_row__"
@@ -69,8 +69,10 @@ def _parse_model(original: FunctionType, d: dict[str, Any], ch: int, verbose: bo
     # The rebuilt function must see the module's globals as they are now, and write none of its own.
     helper: Rows = extended.__globals__[HELPER]
     try:
-        with made_by(version_of(d)):
-            return extended(d, ch, verbose)
+        with made_by(version := version_of(d)):
+            layers, save = extended(d, ch, verbose)
+        setattr(layers, STAMP, version)
+        return layers, save
     except YoloAttnError:
         raise
     except Exception as error:
@@ -172,6 +174,12 @@ class Rows:
         i, f, n, name, args, ch = (local[key] for key in ("i", "f", "n", "m", "args", "ch"))
         self.index, self.name = i, name
         picks_ours = name == Index.__name__ and isinstance(f, int) and isinstance(ch[f], list)
+        for source in () if picks_ours else [f] if isinstance(f, int) else f:
+            if isinstance(ch[source], list):
+                raise YoloAttnError(
+                    f"{self.where.of_layer(i)}: {name} reads layer {source}, which has several "
+                    "outputs; put an Index row in between that picks one"
+                )
         if not picks_ours and not _is_ours(name, self.original):
             return None
         info = find_block(name)
@@ -261,12 +269,6 @@ class Rows:
                 f"the row's from={f} gives {len(sources)}"
             )
         channels = [ch[s] for s in sources]
-        for source, width in zip(sources, channels):
-            if not isinstance(width, int):
-                raise YoloAttnError(
-                    f"{info.name} reads layer {source}, which has several outputs; "
-                    "put an Index row in between that picks one"
-                )
         return channels if info.takes_list else channels[0]
 
     @staticmethod

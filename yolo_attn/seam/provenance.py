@@ -6,7 +6,26 @@ from typing import Any
 
 from yolo_attn import __version__
 from yolo_attn.seam.location import PROVENANCE
+from yolo_attn.seam.model_checks import names_ours
 from yolo_attn.versions import FIRST, parse
+
+# Attribute of a built model's ``Sequential``, where a program's own dictionary has no place for it.
+STAMP = "yolo_attn_version"
+
+
+def stamp_checkpoint(model: Any) -> None:
+    """Write into the YAML of a model from a checkpoint which version built it.
+
+    Models that were built from a file say it there already; those built from a dictionary only in
+    their module, and those of before 0.2.0 nowhere.
+    """
+    d = getattr(model, "yaml", None)
+    if not isinstance(d, dict) or not names_ours(d):
+        return
+    provenance = d.setdefault(PROVENANCE, {})
+    if isinstance(provenance, dict):
+        built_by = getattr(getattr(model, "model", None), STAMP, FIRST)
+        provenance.setdefault("version", str(built_by))
 
 
 def version_of(d: dict[str, Any]) -> str:
@@ -22,6 +41,6 @@ def version_of(d: dict[str, Any]) -> str:
                 f"{__version__}: defaults of its blocks may differ (`pip install -U yolo-attn`)"
             )
         return version
-    # Whatever comes from a file or a checkpoint made since 0.2.0 says its version; a dictionary
+    # Whatever comes from a file or a checkpoint says its version by now (see above); a dictionary
     # that a program wrote has no file.
     return FIRST if PROVENANCE in d or d.get("yaml_file") else __version__
