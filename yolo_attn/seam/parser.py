@@ -350,7 +350,11 @@ def extend(tree: ast.Module) -> ast.Module:
         "one assignment `m = ...` that looks the module up",
     )
     evaluation = _only(
-        [s for s in loop.body if isinstance(s, ast.For) and _unparse(s.iter) == "enumerate(args)"],
+        [
+            s
+            for s in loop.body
+            if isinstance(s, ast.For) and ast.unparse(s.iter) == "enumerate(args)"
+        ],
         "one loop over enumerate(args)",
     )
     chain = _only(
@@ -384,18 +388,20 @@ def extend(tree: ast.Module) -> ast.Module:
 
 
 def _is_row_loop(loop: ast.For) -> bool:
-    return _unparse(loop.target).replace("(", "").replace(")", "") == "i, f, n, m, args"
+    return ast.unparse(loop.target).replace("(", "").replace(")", "") == "i, f, n, m, args"
 
 
 def _assigns(statement: ast.stmt, name: str) -> bool:
-    return isinstance(statement, ast.Assign) and [_unparse(t) for t in statement.targets] == [name]
+    return isinstance(statement, ast.Assign) and [ast.unparse(t) for t in statement.targets] == [
+        name
+    ]
 
 
 def _is_module_chain(statement: ast.If) -> bool:
     test = statement.test
     return (
         isinstance(test, ast.Compare)
-        and _unparse(test.left) == "m"
+        and ast.unparse(test.left) == "m"
         and isinstance(test.ops[0], ast.In)
         and bool(statement.orelse)
     )
@@ -405,10 +411,6 @@ def _only(found: list[Any], what: str) -> Any:
     if len(found) != 1:
         raise UnexpectedHostError("parse_model", f"expected {what}, found {len(found)}")
     return found[0]
-
-
-def _unparse(node: ast.AST) -> str:
-    return ast.unparse(node)
 
 
 def _expression(text: str) -> ast.expr:
