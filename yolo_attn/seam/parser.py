@@ -12,6 +12,7 @@ import ast
 import importlib
 import inspect
 import textwrap
+from ast import unparse
 from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType, FunctionType
@@ -350,11 +351,7 @@ def extend(tree: ast.Module) -> ast.Module:
         "one assignment `m = ...` that looks the module up",
     )
     evaluation = _only(
-        [
-            s
-            for s in loop.body
-            if isinstance(s, ast.For) and ast.unparse(s.iter) == "enumerate(args)"
-        ],
+        [s for s in loop.body if isinstance(s, ast.For) and unparse(s.iter) == "enumerate(args)"],
         "one loop over enumerate(args)",
     )
     chain = _only(
@@ -388,20 +385,18 @@ def extend(tree: ast.Module) -> ast.Module:
 
 
 def _is_row_loop(loop: ast.For) -> bool:
-    return ast.unparse(loop.target).replace("(", "").replace(")", "") == "i, f, n, m, args"
+    return unparse(loop.target).replace("(", "").replace(")", "") == "i, f, n, m, args"
 
 
 def _assigns(statement: ast.stmt, name: str) -> bool:
-    return isinstance(statement, ast.Assign) and [ast.unparse(t) for t in statement.targets] == [
-        name
-    ]
+    return isinstance(statement, ast.Assign) and [unparse(t) for t in statement.targets] == [name]
 
 
 def _is_module_chain(statement: ast.If) -> bool:
     test = statement.test
     return (
         isinstance(test, ast.Compare)
-        and ast.unparse(test.left) == "m"
+        and unparse(test.left) == "m"
         and isinstance(test.ops[0], ast.In)
         and bool(statement.orelse)
     )
