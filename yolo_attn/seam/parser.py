@@ -134,7 +134,7 @@ def _refuse_misspelt_block(
         if hint or "yolo_attn" in d or any(_is_ours(r[2], original) for r in rows or ()):
             raise YoloAttnError(
                 f"{Location(d).of_layer(i)}: unknown block {name!r}{hint or ','} neither "
-                f"Ultralytics {host_version()} nor yolo_attn knows it (see `yolo-attn blocks`)"
+                f"Ultralytics {host_version()} nor yolo_attn has it (`yolo-attn blocks` lists ours)"
             )
 
 
