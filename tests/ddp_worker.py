@@ -57,8 +57,10 @@ if __name__ == "__main__":
     blocks = [
         type(m).__name__ for m in inner.modules() if type(m).__module__.startswith("yolo_attn.")
     ]
-    print(
+    # One write with its end of line: print() writes the two apart where the output is unbuffered,
+    # and the lines of two ranks then share one.
+    sys.stdout.write(
         f"rank {dist.get_rank()} of {dist.get_world_size()} blocks {blocks} md5 "
-        f"{digest.hexdigest()}",
-        flush=True,
+        f"{digest.hexdigest()}\n"
     )
+    sys.stdout.flush()

@@ -164,7 +164,9 @@ def test_two_processes_train_together(place: Path) -> None:
         "yolov8n-nonlocal.yaml", "shapes.yaml", str(place / "ddp"),
         cwd=place, OMP_NUM_THREADS="1",
     )  # fmt: skip
-    ranks = re.findall(r"rank (\d) of 2 blocks \['NonLocal', 'BlockNorm'\] md5 (\w+)", done.stdout)
+    ranks = re.findall(
+        r"rank (\d) of 2 blocks \['NonLocal', 'BlockNorm'\] md5 ([0-9a-f]{32})", done.stdout
+    )
     assert sorted(r for r, _ in ranks) == ["0", "1"], done.stdout[-2000:]
     assert ranks[0][1] == ranks[1][1], "the ranks drifted apart"
     assert (done.stdout + done.stderr).count("Blocks of best.pt:") == 1, "rank 0 alone prints it"
