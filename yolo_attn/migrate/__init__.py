@@ -1,0 +1,1 @@
+"""What people bring: model YAMLs and checkpoints of forks, translated or refused by name."""
