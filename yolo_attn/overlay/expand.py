@@ -7,10 +7,12 @@ insert:                      # [after, repeats, module, args]
 replace:                     # [index, repeats, module, args]
   - [9, 1, SPP, [1024]]
 ```
-A fifth entry of an insert, ``{name: NAME}``, makes a branch: no row of the base reads it, later
-inserts do, as ``after: NAME``.
-``backbone: [[from, repeats, module, args], ...]`` puts other rows in place of the base's backbone;
-taps and indices of the entries above then count in the result.
+The steps, in this order: ``backbone`` (other rows under the base's neck), ``levels`` (of the head),
+``remove``, ``replace``, ``neck``, ``fusion``, ``inside`` (blocks in the units of a stage),
+``insert``. Each has a module of its own. Indices count in the base, names mean the model after
+``levels`` (places.py). A fifth entry of an insert, ``{name: NAME}``, makes a branch: no row of the
+base reads it, later inserts do, as ``after: NAME``; with ``{readers: next}`` the next row alone
+reads the new one.
 """
 
 from __future__ import annotations
@@ -21,7 +23,19 @@ from typing import Any
 
 from yolo_attn import __version__
 from yolo_attn.errors import YoloAttnError, did_you_mean
+from yolo_attn.overlay.entries import (
+    SAME,
+    read_args,
+    read_entries,
+    read_flag,
+    read_row,
+    split_options,
+    with_identity,
+)
+from yolo_attn.overlay.fusion import change_fusions
 from yolo_attn.overlay.graph import Graph, Node
+from yolo_attn.overlay.inside import put_inside
+from yolo_attn.overlay.levels import read_levels, with_levels
 from yolo_attn.overlay.location import PROVENANCE, Location
 from yolo_attn.overlay.model_checks import check_model, check_size
 from yolo_attn.overlay.model_files import (
@@ -32,12 +46,18 @@ from yolo_attn.overlay.model_files import (
     refuse_lost_scale,
     scale_of,
 )
-from yolo_attn.overlay.modules import known_module
 from yolo_attn.overlay.new_backbone import with_backbone
-from yolo_attn.overlay.places import find_places, listed, split_branch
-from yolo_attn.registry import find_block, known_names
+from yolo_attn.overlay.new_neck import with_neck
+from yolo_attn.overlay.places import TAP, Places, listed
+from yolo_attn.overlay.remove import remove_rows
+from yolo_attn.registry import find_block
 
-OWN_KEYS = ("base", "backbone", "insert", "replace", "identity_start")
+STEPS = ("remove", "replace", "neck", "fusion", "inside", "insert")
+OWN_KEYS = ("base", "backbone", "levels", *STEPS, "identity_start")
+INSERT_OPTIONS = {
+    "name": "{name: NAME}, with a word that is no tap,",
+    "readers": "{readers: next}",
+}
 # What else parse_model and the model classes read from a model YAML.
 MODEL_KEYS = (
     "nc", "scales", "scale", "activation", "depth_multiple", "width_multiple", "max_channels",
@@ -71,34 +91,29 @@ def _expand(
     check_size(overlay, name)
     base = _load_base(overlay, path, scale, chain)
     _check_keys(overlay, base, name)
-    identity_start = _flag(overlay.get("identity_start", False), f"{name} identity_start")
+    identity_start = read_flag(overlay.get("identity_start", False), f"{name} identity_start")
     labelled_by = f"{Path(base['yaml_file']).name} "
     if "backbone" in overlay:
         base, labelled_by = with_backbone(base, _backbone(overlay, name), name), ""
-    taps: dict[str, int] = {}
-    branches: dict[str, Node] = {}
     graph = Graph.of(base["backbone"], base["head"])
-    by_index = list(graph.nodes)
+    places = Places(base, graph)
+    by_index = places.by_index
 
-    for k, entry in enumerate(_entries(overlay, "replace", name), 1):
-        label = f"replace {k}"
-        at, rest = _row(entry, name, label, "index")
-        nodes = find_places(at, base, by_index, taps, {}, f"{name} {label}")
-        if len(nodes) != 1:
-            raise YoloAttnError(f"{name} {label}: index={at!r} (accepted: one layer index or tap)")
-        graph.replace(nodes[0], _with_identity(rest, identity_start), f"{label}: {rest[1]}")
-    for k, entry in enumerate(_entries(overlay, "insert", name), 1):
-        label = f"insert {k}"
-        entry, branch = split_branch(entry, branches, f"{name} {label}")
-        after, rest = _row(entry, name, label, "after")
-        nodes = find_places(after, base, by_index, taps, branches, f"{name} {label}")
-        _check_inputs(rest[1], after, nodes, f"{name} {label}")
-        text = f"{label}: {rest[1]} after {listed(after)}"
-        starts = _with_identity(rest, identity_start) if branch is None else rest
-        node = graph.insert(nodes, starts, text, branch is not None)
-        if branch is not None:
-            branches[branch] = node
-    for branch, node in branches.items():
+    if "levels" in overlay:
+        _set_levels(overlay, graph, places, identity_start, name)
+    entries = {key: read_entries(overlay, key, name) for key in STEPS}
+    if any(_names_places(entry) for key in STEPS for entry in entries[key]):
+        places.settle()
+    remove_rows(graph, places, entries["remove"], name)
+    for k, entry in enumerate(entries["replace"], 1):
+        _replace(graph, places, entry, identity_start, name, f"replace {k}")
+    if entries["neck"]:
+        with_neck(graph, places, entries["neck"], name)
+    change_fusions(graph, places, entries["fusion"], name)
+    put_inside(graph, places, entries["inside"], identity_start, name)
+    for k, entry in enumerate(entries["insert"], 1):
+        _insert(graph, places, entry, identity_start, name, f"insert {k}")
+    for branch, node in places.branches.items():
         if not any(node in reader.sources for reader in graph.nodes):
             raise YoloAttnError(
                 f"{name} {node.label}: no later insert reads {branch!r} (accepted: one that has "
@@ -135,6 +150,89 @@ def _expand(
             "labels": [[i, n.label] for i, n in enumerate(graph.nodes) if n.label],
         },
     }
+
+
+def _set_levels(
+    overlay: dict[str, Any], graph: Graph, places: Places, identity_start: bool, name: str
+) -> None:
+    where = f"{name} levels"
+    levels, gate = read_levels(overlay["levels"], where)
+    if "neck" in overlay:
+        raise YoloAttnError(
+            f"{where}: a `neck` of its own says what the head reads (accepted: one of them)"
+        )
+    gated = identity_start if gate is None else gate
+    with_levels(graph, places.pyramid(), levels, gated, places.file, where)
+    places.leveled = True
+
+
+def _names_places(entry: Any) -> bool:
+    """Whether an entry names a row by something else than an index of the base."""
+    place = entry[0] if isinstance(entry, (list, tuple)) and entry else entry
+    many = place if isinstance(place, list) else [place]
+    return not all(isinstance(at, int) for at in many)
+
+
+def _replace(
+    graph: Graph, places: Places, entry: Any, identity_start: bool, name: str, label: str
+) -> None:
+    where = f"{name} {label}"
+    at, (repeats, module, args) = read_row(entry, name, label, "index", same=True)
+    groups = places.find_each(at, where, "index")
+    for nodes in groups:
+        if len(nodes) != 1:
+            raise YoloAttnError(f"{where}: index={at!r} (accepted: one layer index or tap)")
+        before = nodes[0].rest
+        own = list(before[2]) if args == SAME else args
+        if args == SAME:  # the options of the row that goes, as options of the new module
+            own = read_args(module, own, where)
+        rest = [before[0] if repeats == SAME else repeats, module]
+        rest.append(with_identity(module, own, identity_start))
+        graph.replace(nodes[0], rest, f"{label}: {module}")
+
+
+def _insert(
+    graph: Graph, places: Places, entry: Any, identity_start: bool, name: str, label: str
+) -> None:
+    where = f"{name} {label}"
+    entry, options = split_options(entry, 4, INSERT_OPTIONS, where)
+    branch = _branch(options, places, where)
+    next_only = options.get("readers") is not None
+    if next_only and options["readers"] != "next":
+        raise YoloAttnError(f"{where}: readers={options['readers']!r} (accepted: next)")
+    after, rest = read_row(entry, name, label, "after")
+    groups = places.find_each(after, where, "after")
+    if branch is not None and (len(groups) > 1 or next_only):
+        raise YoloAttnError(f"{where}: a row with a name is one branch (accepted: one place)")
+    for nodes in groups:
+        _check_inputs(rest[1], after, nodes, where)
+        text = f"{label}: {rest[1]} after {listed(after)}"
+        repeats, module, args = deepcopy(rest)
+        own = args if branch is not None else with_identity(module, args, identity_start)
+        new = [repeats, module, own]
+        node = graph.insert(nodes, new, text, branch is not None, next_only)
+        if next_only and not any(node in reader.sources for reader in graph.nodes):
+            raise YoloAttnError(
+                f"{where}: the row after {listed(after)} does not read it, so `readers: next` "
+                "leaves the block unread"
+            )
+        if branch is not None:
+            places.branches[branch] = node
+
+
+def _branch(options: dict[str, Any], places: Places, where: str) -> str | None:
+    """The name that makes an insert a branch; None where it has none."""
+    branch = options.get("name")
+    if "name" not in options:
+        return None
+    if not isinstance(branch, str) or not branch.isidentifier() or TAP.fullmatch(branch):
+        raise YoloAttnError(
+            f"{where}: {options!r} (accepted as fifth entry: {{name: NAME}}, with a word that is "
+            "no tap)"
+        )
+    if branch in places.branches:
+        raise YoloAttnError(f"{where}: the name {branch!r} stands for an earlier insert already")
+    return branch
 
 
 def _load_base(
@@ -192,65 +290,14 @@ def _check_keys(overlay: dict[str, Any], base: dict[str, Any], name: str) -> Non
 
 def _backbone(overlay: dict[str, Any], name: str) -> list[list[Any]]:
     """Rows of ``backbone:``, checked one by one."""
-    entries = _entries(overlay, "backbone", name)
+    entries = read_entries(overlay, "backbone", name)
     if not entries:
         raise YoloAttnError(
             f"{name} backbone: no rows (accepted: a list of [from, repeats, module, args], or drop "
             "`backbone` to keep the base's)"
         )
-    rows = [_row(entry, name, f"backbone {k}", "from") for k, entry in enumerate(entries, 1)]
+    rows = [read_row(entry, name, f"backbone {k}", "from") for k, entry in enumerate(entries, 1)]
     return [[source, *rest] for source, rest in rows]
-
-
-def _entries(overlay: dict[str, Any], key: str, name: str) -> list[Any]:
-    entries = overlay.get(key)
-    if entries is None:
-        return []
-    if not isinstance(entries, list):
-        raise YoloAttnError(
-            f"{name} {key}: {entries!r} (accepted: a list of [..., repeats, module, args])"
-        )
-    return entries
-
-
-def _row(entry: Any, name: str, label: str, first: str) -> tuple[Any, list[Any]]:
-    if not isinstance(entry, (list, tuple)) or len(entry) != 4:
-        raise YoloAttnError(
-            f"{name} {label}: {entry!r} (accepted: [{first}, repeats, module, args])"
-        )
-    place, repeats, module, args = deepcopy(list(entry))
-    if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
-        raise YoloAttnError(f"{name} {label}: repeats={repeats!r} (accepted: a whole number >= 1)")
-    if not isinstance(module, str):
-        raise YoloAttnError(f"{name} {label}: module={module!r} (accepted: a name)")
-    if not isinstance(args, (list, dict)):
-        raise YoloAttnError(
-            f"{name} {label}: args={args!r} (accepted: a list of options, or one mapping of "
-            "keywords)"
-        )
-    _check_module(module, f"{name} {label}")
-    args = args if isinstance(args, list) else [args]
-    info = find_block(module)
-    if info is not None:
-        keywords = dict(args[-1]) if args and isinstance(args[-1], dict) else None
-        if keywords is not None:
-            keywords.pop("identity_start", None)
-        try:
-            info.bind(args if keywords is None else [*args[:-1], keywords])
-        except YoloAttnError as error:
-            raise YoloAttnError(f"{name} {label}: {error}") from None
-    return place, [repeats, module, args]
-
-
-def _check_module(module: str, where: str) -> None:
-    from ultralytics.nn import tasks
-
-    if not known_module(module, vars(tasks)):
-        hint = did_you_mean(module, known_names()) or ","
-        raise YoloAttnError(
-            f"{where}: unknown block {module!r}{hint} neither Ultralytics nor yolo_attn knows it "
-            "(`yolo-attn blocks` lists ours)"
-        )
 
 
 def _check_inputs(module: str, after: Any, nodes: list[Node], where: str) -> None:
@@ -264,20 +311,3 @@ def _check_inputs(module: str, after: Any, nodes: list[Node], where: str) -> Non
             f"after={listed(after)} gives "
             f"{len(nodes)} (write {form} as `after`)"
         )
-
-
-def _with_identity(rest: list[Any], identity_start: bool) -> list[Any]:
-    """Write the overlay's identity_start into a row of ours that does not say otherwise."""
-    repeats, module, args = rest
-    info = find_block(module)
-    if not identity_start or info is None or info.layer:
-        return rest
-    keywords = args[-1] if args and isinstance(args[-1], dict) else {}
-    positional = args[:-1] if args and isinstance(args[-1], dict) else args
-    return [repeats, module, [*positional, {"identity_start": True, **keywords}]]
-
-
-def _flag(value: Any, where: str) -> bool:
-    if not isinstance(value, bool):
-        raise YoloAttnError(f"{where}: {value!r} (accepted: true, false)")
-    return value

@@ -23,6 +23,7 @@ class Node:
     in_head: bool = False
     replaced: bool = False
     refines: Node | None = None  # the row whose later readers an inserted row took over
+    starts: Node | None = None  # the row of the base whose tensors a new one starts from
 
 
 @dataclass
@@ -52,7 +53,14 @@ class Graph:
             )
         return graph
 
-    def insert(self, after: list[Node], rest: list[Any], label: str, branch: bool = False) -> Node:
+    def insert(
+        self,
+        after: list[Node],
+        rest: list[Any],
+        label: str,
+        branch: bool = False,
+        next_only: bool = False,
+    ) -> Node:
         """Put a row behind the last of the rows `after`, refining the first with the others.
 
         Rows that come later and read the first one (or what refined it before) read the new row
@@ -63,6 +71,7 @@ class Graph:
             rest: ``[repeats, module, args]``.
             label: How the overlay counts the row.
             branch: Whether nothing reads the row but what is inserted after it.
+            next_only: Whether only the row behind it reads it, all later ones what it refines.
 
         Returns:
             The new row.
@@ -78,12 +87,12 @@ class Graph:
             rest=rest,
             label=label,
             in_head=anchor.in_head,
-            refines=None if branch else after[0],
+            refines=None if branch or next_only else after[0],
         )
         self.nodes.insert(position, new)
         if branch:
             return new
-        for node in self.nodes[position + 1 :]:
+        for node in self.nodes[position + 1 : position + 2 if next_only else None]:
             node.sources = [new if s is refined else s for s in node.sources]
         return new
 

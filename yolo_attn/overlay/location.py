@@ -7,6 +7,8 @@ from typing import Any
 from yolo_attn.errors import YoloAttnError
 
 PROVENANCE = "yolo_attn"
+# `C2f+inside` with a last argument {inside: [...]}: a stage with blocks in its units.
+MARK, INSIDE = "+", "inside"
 
 
 class Location:

@@ -31,25 +31,7 @@ def find_taps(base: dict[str, Any]) -> dict[str, int]:
     Raises:
         YoloAttnError: The base cannot be built.
     """
-    # Hundreds of overlays share a few bases. File names and class names say nothing about strides.
-    design = {k: v for k, v in base.items() if k not in ("yaml_file", "names", PROVENANCE)}
-    try:
-        return dict(_find_taps(json.dumps(design)))
-    except (YoloAttnError, TypeError, ValueError):  # once more, so that errors name this file
-        return _taps_of(base)
-
-
-@lru_cache(maxsize=64)
-def _find_taps(design: str) -> tuple[tuple[str, int], ...]:
-    return tuple(_taps_of(json.loads(design)).items())
-
-
-def _taps_of(base: dict[str, Any]) -> dict[str, int]:
-    try:
-        _, outputs = run(base)
-    except YoloAttnError as error:
-        raise YoloAttnError(f"{error}; without taps, give `after` as layer indices") from error
-    levels = [_level(output) for output in outputs]
+    levels = find_levels(base)
     taps: dict[str, int] = {}
     for i, level in enumerate(levels[: len(base["backbone"])]):
         if level and not _beside_down_sampling(i, base["backbone"], levels):
@@ -60,6 +42,36 @@ def _taps_of(base: dict[str, Any]) -> dict[str, int]:
         if levels[i]:
             taps[f"N{levels[i]}"] = i
     return dict(sorted(taps.items(), key=lambda item: (item[0][0] != "P", item[0])))
+
+
+def find_levels(base: dict[str, Any]) -> list[int]:
+    """Level of the output of each row but the head: log2 of its stride, 0 if it is not one map.
+
+    Args:
+        base: A plain model dictionary.
+
+    Raises:
+        YoloAttnError: The base cannot be built.
+    """
+    # Hundreds of overlays share a few bases. File names and class names say nothing about strides.
+    design = {k: v for k, v in base.items() if k not in ("yaml_file", "names", PROVENANCE)}
+    try:
+        return list(_find_levels(json.dumps(design)))
+    except (YoloAttnError, TypeError, ValueError):  # once more, so that errors name this file
+        return _levels_of(base)
+
+
+@lru_cache(maxsize=64)
+def _find_levels(design: str) -> tuple[int, ...]:
+    return tuple(_levels_of(json.loads(design)))
+
+
+def _levels_of(base: dict[str, Any]) -> list[int]:
+    try:
+        _, outputs = run(base)
+    except YoloAttnError as error:
+        raise YoloAttnError(f"{error}; without taps, give `after` as layer indices") from error
+    return [_level(output) for output in outputs]
 
 
 def _beside_down_sampling(i: int, rows: list[Any], levels: list[int]) -> bool:
