@@ -147,6 +147,7 @@ def _expand(
                 for i, n in enumerate(graph.nodes)
                 if n.replaced or n.base in before.get("replaced", ())
             ],
+            **_starts(graph, earlier, before),
             "labels": [[i, n.label] for i, n in enumerate(graph.nodes) if n.label],
         },
     }
@@ -233,6 +234,19 @@ def _branch(options: dict[str, Any], places: Places, where: str) -> str | None:
     if branch in places.branches:
         raise YoloAttnError(f"{where}: the name {branch!r} stands for an earlier insert already")
     return branch
+
+
+def _starts(graph: Graph, earlier: Any, before: dict[str, Any]) -> dict[str, Any]:
+    """New rows that start from tensors of a row of the base, as ``{starts: [[row, its], ...]}``."""
+    known = dict(map(tuple, before.get("starts", ())))
+    found = []
+    for i, node in enumerate(graph.nodes):
+        if node.starts is not None and not node.replaced:
+            at = node.starts.base
+            found.append([i, at if earlier is None else earlier[at]])
+        elif node.base in known and not node.replaced:
+            found.append([i, known[node.base]])
+    return {"starts": found} if found else {}
 
 
 def _load_base(

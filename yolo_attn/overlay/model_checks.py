@@ -159,6 +159,11 @@ def _check_provenance(d: dict[str, Any], where: Location) -> None:
         and _are_ints(provenance.get("rows"))
         and len(provenance["rows"]) == count
         and _are_ints(provenance.get("replaced") or [])
+        and isinstance(provenance.get("starts") or [], (list, tuple))
+        and all(
+            _are_ints(start) and len(start) == 2 and max(start) < MOST_VALUES
+            for start in provenance.get("starts") or []
+        )
         and isinstance(provenance.get("labels") or [], (list, tuple))
         and all(
             isinstance(label, (list, tuple)) and len(label) == 2 and _are_ints(label[:1])

@@ -33,6 +33,7 @@ from yolo_attn.transfer.row_alignment import (
     variant,
     with_head_levels,
 )
+from yolo_attn.transfer.starts import start_new
 
 PARTIAL_ENV = "YOLO_ATTN_PARTIAL"
 # Part of a source's layers that must fit where neither provenance nor a whole backbone or head says
@@ -85,12 +86,13 @@ def load(original: FunctionType, model: nn.Module, weights: Any, verbose: bool =
     before = _misfits(model, rows, own, pairs)
     with _without_stock_summary():
         result = original(model, placed if isinstance(weights, dict) else placed["model"], verbose)
+    started = start_new(source, model, rows, own, pairs, levels)
     if verbose:
         from ultralytics.utils import LOGGER
 
         # Newer releases rebuild the class branch of the head at the source's width: read again.
         own = rows_of(model)
-        report = Transfer.of(rows, own, pairs, _changed(model, before))
+        report = Transfer.of(rows, own, pairs, _changed(model, before), started)
         LOGGER.info(report.text(classes(source), classes(model)))
     return result
 
@@ -113,6 +115,7 @@ def rows_of(model: Any) -> Rows:
         origin=list(provenance["rows"]),
         replaced=frozenset(provenance.get("replaced") or ()),
         strides=strides,
+        starts={i: at for i, at in provenance.get("starts") or ()},
     )
 
 

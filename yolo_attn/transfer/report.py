@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,6 +38,7 @@ class Transfer:
         new: What starts fresh, by layer.
         dropped: What of the source found no place, by layer and reason.
         adapted: Tensors of another shape that were filled in part.
+        started: New tensors that start as copies of others: what, and from where.
     """
 
     kept: Count = field(default_factory=Count)
@@ -45,9 +47,17 @@ class Transfer:
     new: dict[_Place, Count] = field(default_factory=dict)
     dropped: dict[_Place, Count] = field(default_factory=dict)
     adapted: dict[_Place, Count] = field(default_factory=dict)
+    started: list[str] = field(default_factory=list)
 
     @classmethod
-    def of(cls, source: Rows, target: Rows, pairs: Alignment, adapted: set[str]) -> Transfer:
+    def of(
+        cls,
+        source: Rows,
+        target: Rows,
+        pairs: Alignment,
+        adapted: set[str],
+        started: Sequence[str] = (),
+    ) -> Transfer:
         """Count a transfer that has been done.
 
         Args:
@@ -55,8 +65,9 @@ class Transfer:
             target: Rows of the model that has them now.
             pairs: Which belong together.
             adapted: Names (``"0.conv.weight"``) of tensors that were filled in part.
+            started: What starts from copies.
         """
-        report = cls()
+        report = cls(started=list(started))
         row_of = {i: j for j, i in pairs.source_of.items()}
         for j, row in enumerate(target.rows):
             i = pairs.source_of.get(j)
@@ -117,6 +128,7 @@ class Transfer:
                 more = len(entries) - MOST_LINES + 1
                 entries[MOST_LINES - 1 :] = [f"  {title}: {more} more layers: {rest}"]
             lines += entries
+        lines += [f"  started: {text}" for text in self.started]
         return "\n".join(lines)
 
 

@@ -50,6 +50,7 @@ class Rows:
         origin: For each row its index in the base, -1 for an inserted one; empty if unknown.
         replaced: Rows to which an overlay gave another module than the base's.
         strides: Of the levels of the head.
+        starts: New row -> row of the base whose tensors it starts from.
     """
 
     rows: Sequence[LayerRow]
@@ -57,6 +58,7 @@ class Rows:
     origin: Sequence[int] = ()
     replaced: frozenset[int] = frozenset()
     strides: Sequence[float] = ()
+    starts: Mapping[int, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.rows)
