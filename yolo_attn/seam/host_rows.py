@@ -1,0 +1,21 @@
+"""What the installed Ultralytics knows of a row: whether it has the module, how it scales a width."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from yolo_attn.seam.parser import stock_module
+
+
+def host_has(name: Any) -> bool:
+    """Whether the installed ``parse_model`` resolves this module name itself."""
+    from ultralytics.nn import tasks
+
+    return stock_module(name, vars(tasks))
+
+
+def scaled_width(value: int, width: float, max_channels: float) -> int:
+    """The channels that a declared width becomes in a model of this scale."""
+    from ultralytics.utils.ops import make_divisible
+
+    return int(make_divisible(min(value, max_channels) * width, 8))
