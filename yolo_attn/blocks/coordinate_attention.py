@@ -52,6 +52,8 @@ class CoordAtt(nn.Module):
         YoloAttnError: An option's value is not accepted.
     """
 
+    act = "hardswish"  # of modules that were saved before there was a choice
+
     def __init__(
         self,
         channels: int,

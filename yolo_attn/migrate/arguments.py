@@ -74,7 +74,7 @@ class Arguments:
 
 
 def plain(value: Any) -> Any:
-    """A value as ``parse_model`` reads it: ``"1e-4"``, ``"None"`` and ``"True"`` are strings in YAML."""
+    """A value as ``parse_model`` reads it: ``"1e-4"`` and ``"None"`` are strings in YAML."""
     if isinstance(value, str):
         try:
             return ast.literal_eval(value)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from yolo_attn.errors import YoloAttnError, did_you_mean
 from yolo_attn.migrate.arguments import (
     EVEN_REDUCTION,
     FACTOR,
@@ -372,3 +373,24 @@ def family_of(name: object) -> Family | None:
 
 
 _BY_NAME = {name: family for family in FAMILIES for name in family.names}
+
+
+def check_designs(designs: Mapping[str, str]) -> None:
+    """Refuse choices that no family has.
+
+    Raises:
+        YoloAttnError: An unknown name or design; names the accepted ones.
+    """
+    for name, wanted in designs.items():
+        family = family_of(name)
+        if family is None:
+            raise YoloAttnError(
+                f"--design {name}={wanted}: no designs are known for {name!r}"
+                f"{did_you_mean(name, _BY_NAME) or ','} (`yolo-attn migrate --designs` lists them)"
+            )
+        known = [d.name for d in family.designs]
+        if wanted not in known:
+            raise YoloAttnError(
+                f"--design {name}={wanted}: no such design{did_you_mean(wanted, known)} "
+                f"(accepted: {', '.join(known)})"
+            )

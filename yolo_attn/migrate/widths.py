@@ -12,7 +12,8 @@ from typing import Any
 
 # Modules of Ultralytics, YOLOv5 and YOLOv7 whose first argument is the width of their output.
 WIDTH_FIRST = frozenset(
-    "Conv ConvTranspose Conv2 LightConv GhostConv DWConv DWConvTranspose2d Focus RepConv RepConv3x3 "
+    "Conv ConvTranspose Conv2 LightConv GhostConv DWConv DWConvTranspose2d Focus RepConv "
+    "RepConv3x3 "
     "Bottleneck GhostBottleneck BottleneckCSP C1 C2 C2f C3 C3x C3TR C3Ghost C3k2 RepC3 C2fAttn "
     "C2fPSA C2PSA C2fCIB A2C2f PSA SCDown SPP SPPF SPPELAN SPPCSPC DownC RepNCSPELAN4 ELAN1 ADown "
     "AConv Classify nn.ConvTranspose2d".split()

@@ -1,4 +1,4 @@
-"""What the installed Ultralytics knows of a row: whether it has the module, how it scales a width."""
+"""What the installed Ultralytics knows of a row: the module, and how a width scales."""
 
 from __future__ import annotations
 

@@ -286,8 +286,13 @@ class Rows:
                 return value
             return make_divisible(min(value, max_channels) * width, 8)
 
+        def stands(name: str, value: Any) -> bool:
+            # Scaling gives multiples of 8: a bottleneck under 8 could not be asked for.
+            narrow = isinstance(value, int) and value < 8 and not made_before("0.2.0")
+            return name not in info.width_options or (name == "rd_channels" and narrow)
+
         return [
-            scaled(value) if name in info.width_options else value
+            value if stands(name, value) else scaled(value)
             for name, value in zip(info.options, options)
         ]
 
