@@ -142,14 +142,17 @@ def translate(
 
 def _rows_of(model: Mapping[str, Any]) -> list[list[Any]]:
     """The rows of both sections, the same lists that stand in the model."""
+    file = str(model.get("yaml_file") or "model")
     sections = [model.get(k) for k in ("backbone", "head")]
     if not all(isinstance(s, list) and s for s in sections):
-        raise YoloAttnError("no model YAML (accepted: one with the lists backbone and head)")
+        raise YoloAttnError(f"{file}: no model YAML (accepted: the lists backbone and head)")
     rows: list[Any] = [row for section in sections for row in section or ()]
     for i, row in enumerate(rows):
         good = isinstance(row, list) and len(row) == 4 and isinstance(row[2], str)
         if not good or not isinstance(row[3], list):
-            raise YoloAttnError(f"row {i}: {row!r} (accepted: [from, repeats, module, args])")
+            raise YoloAttnError(
+                f"{file} row {i}: {row!r} (accepted: [from, repeats, module, args])"
+            )
     return rows
 
 
