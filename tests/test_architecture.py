@@ -35,7 +35,8 @@ MAY_IMPORT = {
     "explain": {"errors", "registry", "blocks"},
     "errors": set(),
     "paths": set(),
-    "registry": {"errors", "blocks", "layers", "versions"},
+    "registry": {"errors", "blocks", "layers", "versions", "yaml_numbers", "migrate"},
+    "yaml_numbers": set(),
     "versions": set(),
     "autoload": {"errors", "seam"},
 }
@@ -50,6 +51,7 @@ MAY_USE = {
     "autoload": set(),
     "registry": {"torch"},
     "versions": set(),
+    "yaml_numbers": set(),
     "evaluation": {
         "numpy",
         "yaml",

@@ -11,7 +11,7 @@ import torch
 from yolo_attn.errors import YoloAttnError
 from yolo_attn.seam.location import Location
 from yolo_attn.seam.model_checks import check_model
-from yolo_attn.seam.parser import check_modules
+from yolo_attn.seam.row_names import check_modules
 
 SIDE = 256  # of the square image that is run; every stride up to 128 divides it
 

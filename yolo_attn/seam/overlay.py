@@ -25,12 +25,14 @@ import yaml
 from yolo_attn import __version__
 from yolo_attn.errors import YoloAttnError, did_you_mean
 from yolo_attn.paths import is_shipped, zoo_dir
-from yolo_attn.registry import find_block, known_names
+from yolo_attn.registry import find_block
 from yolo_attn.seam.graph import Graph, Node
 from yolo_attn.seam.location import PROVENANCE, Location
 from yolo_attn.seam.model_checks import check_model, check_size
 from yolo_attn.seam.new_backbone import with_backbone
 from yolo_attn.seam.places import find_places, listed, split_branch
+from yolo_attn.seam.row_guards import point_to_migrate
+from yolo_attn.seam.row_names import known_module, unknown
 
 OWN_KEYS = ("base", "backbone", "insert", "replace", "identity_start")
 LONGEST_NAME = 200  # of a file; most file systems end at 255 bytes
@@ -313,7 +315,7 @@ def _row(entry: Any, name: str, label: str, first: str) -> tuple[Any, list[Any]]
             f"{name} {label}: args={args!r} (accepted: a list of options, or one mapping of "
             "keywords)"
         )
-    _check_module(module, f"{name} {label}")
+    _check_module(module, name, label)
     args = args if isinstance(args, list) else [args]
     info = find_block(module)
     if info is not None:
@@ -323,21 +325,16 @@ def _row(entry: Any, name: str, label: str, first: str) -> tuple[Any, list[Any]]
         try:
             info.bind(args if keywords is None else [*args[:-1], keywords])
         except YoloAttnError as error:
-            raise YoloAttnError(f"{name} {label}: {error}") from None
+            said = point_to_migrate(error, args, name)
+            raise YoloAttnError(f"{name} {label}: {said}") from None
     return place, [repeats, module, args]
 
 
-def _check_module(module: str, where: str) -> None:
+def _check_module(module: str, name: str, label: str) -> None:
     from ultralytics.nn import tasks
 
-    from yolo_attn.seam.parser import known_module
-
     if not known_module(module, vars(tasks)):
-        hint = did_you_mean(module, known_names()) or ","
-        raise YoloAttnError(
-            f"{where}: unknown block {module!r}{hint} neither Ultralytics nor yolo_attn knows it "
-            "(`yolo-attn blocks` lists ours)"
-        )
+        raise YoloAttnError(f"{name} {label}: {unknown(module, name, made_here=True)}")
 
 
 def _check_inputs(module: str, after: Any, nodes: list[Node], where: str) -> None:

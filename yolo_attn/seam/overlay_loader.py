@@ -12,7 +12,7 @@ import yaml
 from yolo_attn import __version__
 from yolo_attn.errors import YoloAttnError
 from yolo_attn.paths import is_shipped
-from yolo_attn.seam.location import PROVENANCE
+from yolo_attn.seam.location import PROVENANCE, forget_checkpoint
 from yolo_attn.seam.model_checks import names_ours
 from yolo_attn.seam.overlay import (
     expand,
@@ -46,6 +46,7 @@ def yaml_model_load(original: FunctionType, path: Any) -> dict[str, Any]:
         d[PROVENANCE] = {"version": __version__}
     if file is not None:
         refuse_lost_scale(path, file, d)
+    forget_checkpoint(d)
     return d
 
 
