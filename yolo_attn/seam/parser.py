@@ -21,16 +21,16 @@ import torch
 from torch import nn
 
 from yolo_attn.errors import YoloAttnError
+from yolo_attn.overlay.location import PROVENANCE, Location
+from yolo_attn.overlay.model_checks import check_model, names_ours
+from yolo_attn.overlay.modules import check_modules, is_ours, refuse_unknown_block
+from yolo_attn.overlay.provenance import STAMP, version_of
+from yolo_attn.overlay.row_guards import point_to_migrate, refuse_width, scaled
 from yolo_attn.paths import find_shipped
 from yolo_attn.registry import BlockInfo, find_block
 from yolo_attn.seam.compat import UnexpectedHostError
 from yolo_attn.seam.host_modules import Index
-from yolo_attn.seam.location import PROVENANCE, Location
 from yolo_attn.seam.loss_choice import check_loss
-from yolo_attn.seam.model_checks import check_model, names_ours
-from yolo_attn.seam.provenance import STAMP, version_of
-from yolo_attn.seam.row_guards import point_to_migrate, refuse_width, scaled
-from yolo_attn.seam.row_names import check_modules, is_ours, refuse_unknown_block
 from yolo_attn.versions import made_before, made_by
 
 HELPER = "__yolo_attn_row__"

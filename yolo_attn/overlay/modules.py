@@ -1,4 +1,4 @@
-"""What a row may name: modules of Ultralytics, torch and ours; what is said of any other name."""
+"""The modules that a row of a model YAML may name; what is said of any other name."""
 
 from __future__ import annotations
 
@@ -9,11 +9,18 @@ from typing import Any
 from torch import nn
 
 from yolo_attn.errors import YoloAttnError, did_you_mean
+from yolo_attn.overlay.location import PROVENANCE, Location, migrate_command
 from yolo_attn.registry import find_block, in_this_project, known_names
-from yolo_attn.seam.compat import host_version
-from yolo_attn.seam.host_modules import Index
-from yolo_attn.seam.location import PROVENANCE, Location, migrate_command
 from yolo_attn.versions import FORMER_ALIASES
+
+INDEX = "Index"  # picks one of several outputs; the seam brings one where Ultralytics has none
+
+
+def host_version() -> str:
+    """Version of the installed Ultralytics."""
+    import ultralytics
+
+    return str(ultralytics.__version__)
 
 
 def stock_module(name: Any, tasks_globals: dict[str, Any]) -> bool:
@@ -31,9 +38,7 @@ def stock_module(name: Any, tasks_globals: dict[str, Any]) -> bool:
 
 def known_module(name: Any, tasks_globals: dict[str, Any]) -> bool:
     """Whether a row may name this module."""
-    return (
-        stock_module(name, tasks_globals) or name == Index.__name__ or find_block(name) is not None
-    )
+    return stock_module(name, tasks_globals) or name == INDEX or find_block(name) is not None
 
 
 def is_ours(name: Any, original: FunctionType) -> bool:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from yolo_attn.overlay.row_guards import LEAST_WIDTH
 from yolo_attn.registry import find_block
-from yolo_attn.seam.row_guards import LEAST_WIDTH
 from yolo_attn.versions import FORMER_ALIASES
 
 

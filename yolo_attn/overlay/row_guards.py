@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from yolo_attn.errors import YoloAttnError
+from yolo_attn.overlay.location import migrate_command
 from yolo_attn.registry import BlockInfo
-from yolo_attn.seam.location import migrate_command
 
 # Under these a number is a genuine option of some block (heads, a kernel's side), and scaling
 # rounds everything up to 8.
