@@ -244,7 +244,7 @@ def test_convolutions_with_an_activation_of_their_own() -> None:
 def test_a_variant_of_a_known_base_is_written_as_its_overlay(
     name: str, base: str, tmp_path: Path
 ) -> None:
-    from yolo_attn.seam.dry_run import load_model_yaml, run
+    from yolo_attn.overlay.dry_run import load_model_yaml, run
 
     path = next(p for p in FORKS if p.name == name)
     out = tmp_path / "mine.yaml"

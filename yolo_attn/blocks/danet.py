@@ -98,7 +98,6 @@ class PositionAttention(ZeroGamma):
 
 @register(
     paper=PAPER,
-    aliases=("CAM",),
     cost="time O(N C^2), memory O(N C + C^2)",
     identity_at_start=True,
     placement="one branch of the head on stride 8 features; here after P5 or P4",

@@ -181,8 +181,8 @@ def _translate_row(
     Raises:
         CannotMeanError: It cannot be meant.
     """
+    from yolo_attn.overlay.host_rows import host_has
     from yolo_attn.registry import find_block, known_names
-    from yolo_attn.seam.host_rows import host_has
 
     if isinstance(row[0], list) and len(row[0]) == 1 and _is_attention(row[2]):
         row[0] = row[0][0]  # a block with one input reads a layer, not a list of one
@@ -256,7 +256,7 @@ def _cut_auxiliary(model: dict[str, Any], rows: list[list[Any]], result: Transla
 
 def _build(result: Translation) -> None:
     """Count the translated model and its rows; what does not build is a refusal."""
-    from yolo_attn.seam.dry_run import run
+    from yolo_attn.overlay.dry_run import run
 
     try:
         layers, _ = run(result.model, result.scale or None)
