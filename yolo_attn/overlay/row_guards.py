@@ -6,6 +6,7 @@ argument is the first option, and 1024 a ratio that no paper has.
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from yolo_attn.errors import YoloAttnError
@@ -72,8 +73,16 @@ def refuse_width(
     raise YoloAttnError(
         f"{info.name} {args!r}: {value!r} is the width of the layer that the row reads{here}; "
         f"forks put it first, here it {meaning}: {migrate_command(file)} writes what was meant"
-        + (f" (if the option is meant, write {{{names[0]}: {value!r}}})" if names else "")
+        + _as_keyword(info, value)
     )
+
+
+def _as_keyword(info: BlockInfo, value: Any) -> str:
+    """How to write the option all the same, where such a number can be a value of it."""
+    for name, parameter in list(inspect.signature(info.cls.__init__).parameters.items())[2:3]:
+        if "float" not in str(parameter.annotation) and "str" not in str(parameter.annotation):
+            return f" (if the option is meant, write {{{name}: {value!r}}})"
+    return ""
 
 
 def point_to_migrate(error: YoloAttnError, args: list[Any], file: str) -> YoloAttnError:
