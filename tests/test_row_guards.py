@@ -168,6 +168,13 @@ def test_a_genuine_option_builds(name: str, args: list[Any]) -> None:
         row_of(name, args, channels)
 
 
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), 10**400, -64, 1e300])
+def test_a_number_of_any_size_gets_one_line(value: float) -> None:
+    for name in ("SE", "SimAM", "EMAU"):
+        with pytest.raises(YoloAttnError, match="is not accepted .*yolo-attn migrate"):
+            row_of(name, [value], 64)
+
+
 def test_a_small_number_is_no_scaled_width() -> None:
     # make_divisible(3, 8) is 8.
     assert len(row_of("ECA", [3], 8).weight) == 3

@@ -17,6 +17,7 @@ from yolo_attn.registry import BlockInfo
 # rounds everything up to 8.
 LEAST_WIDTH = 8
 LEAST_DECLARED = 16
+MOST_WIDTH = 10**6
 
 
 def scaled(info: BlockInfo, options: list[Any], local: dict[str, Any]) -> list[Any]:
@@ -57,10 +58,12 @@ def refuse_width(
         YoloAttnError: It is, and the first option is no channel count.
     """
     value = args[0] if args else None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != int(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return
+    if not LEAST_WIDTH <= value <= MOST_WIDTH or value != int(value):
         return
     names = list(info.options)
-    if value < LEAST_WIDTH or names[:1] and names[0] in info.width_options:
+    if names and names[0] in info.width_options:
         return
     widths = [channels] if isinstance(channels, int) else channels
     found = value if value in widths else None
