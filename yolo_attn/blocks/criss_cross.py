@@ -67,7 +67,7 @@ class CrissCross(ZeroGamma):
     ):
         super().__init__()
         check_channels("CrissCross", channels)
-        self.recurrence = check_int("CrissCross", "recurrence", recurrence, maximum=16)
+        self.recurrence = check_int("CrissCross", "recurrence", recurrence, maximum=8)
         check_int("CrissCross", "rd_min", rd_min, maximum=NARROWEST)
         d = reduced_channels("CrissCross", channels, rd_ratio, rd_channels, rd_min)
         self.out_channels = channels
