@@ -49,8 +49,9 @@ def migrate_command(
     if file is None:
         print("yolo-attn: error: migrate needs FILE (or --designs)", file=sys.stderr)
         raise typer.Exit(2)
-    chosen = chosen_designs(design)
-    if Path(file).suffix == ".pt":
+    is_checkpoint = Path(file).suffix == ".pt"
+    chosen = chosen_designs(design, of_rows=not is_checkpoint)
+    if is_checkpoint:
         result = _checkpoint(Path(file), out, chosen, overwrite)
     else:
         model, source = read_model(file, scale)
@@ -58,12 +59,16 @@ def migrate_command(
     _print(result, as_json)
     if result.refused:
         raise typer.Exit(1)
-    if Path(file).suffix != ".pt":
+    if not is_checkpoint:
         _write(result, source.name, out, overlay, overwrite, as_json)
 
 
-def chosen_designs(given: List[str]) -> Dict[str, str]:
+def chosen_designs(given: List[str], of_rows: bool = True) -> Dict[str, str]:
     """``["CBAM=paper"] -> {"CBAM": "paper"}``.
+
+    Args:
+        given: What was typed.
+        of_rows: Whether they must be designs of rows; those of tensors are more, and checked there.
 
     Raises:
         typer.Exit: One is no NAME=DESIGN, or unknown (wrong usage: exit code 2).
@@ -80,7 +85,7 @@ def chosen_designs(given: List[str]) -> Dict[str, str]:
             raise typer.Exit(2)
         chosen[name] = value
     try:
-        check_designs(chosen)
+        check_designs(chosen if of_rows else {})
     except YoloAttnError as error:
         print(f"yolo-attn: error: {error}", file=sys.stderr)
         raise typer.Exit(2) from None
