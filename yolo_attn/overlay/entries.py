@@ -5,9 +5,10 @@ from __future__ import annotations
 from copy import deepcopy
 from typing import Any
 
-from yolo_attn.errors import YoloAttnError, did_you_mean
-from yolo_attn.overlay.modules import known_module
-from yolo_attn.registry import find_block, known_names
+from yolo_attn.errors import YoloAttnError
+from yolo_attn.overlay.modules import known_module, unknown
+from yolo_attn.overlay.row_guards import point_to_migrate
+from yolo_attn.registry import find_block
 
 SAME = "same"  # repeats or args of the row that is replaced
 
@@ -78,18 +79,19 @@ def read_row(
         also = " or same" if same else ""
         raise YoloAttnError(f"{where}: repeats={repeats!r} (accepted: a whole number >= 1{also})")
     if same and args == SAME:
-        check_module(module, where)
+        check_module(module, name, label)
         return place, [repeats, module, args]
-    return place, [repeats, module, read_args(module, args, where)]
+    return place, [repeats, module, read_args(module, args, name, label)]
 
 
-def read_args(module: Any, args: Any, where: str) -> list[Any]:
+def read_args(module: Any, args: Any, name: str, label: str) -> list[Any]:
     """The args of a module as a list, the options of a block of ours checked.
 
     Raises:
         YoloAttnError: They are malformed, or the module or an option is unknown.
     """
-    check_module(module, where)
+    where = f"{name} {label}"
+    check_module(module, name, label)
     if not isinstance(args, (list, dict)):
         raise YoloAttnError(
             f"{where}: args={args!r} (accepted: a list of options, or one mapping of keywords)"
@@ -103,26 +105,22 @@ def read_args(module: Any, args: Any, where: str) -> list[Any]:
         try:
             info.bind(args if keywords is None else [*args[:-1], keywords])
         except YoloAttnError as error:
-            raise YoloAttnError(f"{where}: {error}") from None
+            raise YoloAttnError(f"{where}: {point_to_migrate(error, args, name)}") from None
     return args
 
 
-def check_module(module: Any, where: str) -> None:
+def check_module(module: Any, name: str, label: str) -> None:
     """Refuse what is no module's name.
 
     Raises:
-        YoloAttnError: Names the nearest blocks.
+        YoloAttnError: Names the nearest blocks, or what a name of the field is here.
     """
     from ultralytics.nn import tasks
 
     if not isinstance(module, str):
-        raise YoloAttnError(f"{where}: module={module!r} (accepted: a name)")
+        raise YoloAttnError(f"{name} {label}: module={module!r} (accepted: a name)")
     if not known_module(module, vars(tasks)):
-        hint = did_you_mean(module, known_names()) or ","
-        raise YoloAttnError(
-            f"{where}: unknown block {module!r}{hint} neither Ultralytics nor yolo_attn knows it "
-            "(`yolo-attn blocks` lists ours)"
-        )
+        raise YoloAttnError(f"{name} {label}: {unknown(module, name, made_here=True)}")
 
 
 def with_identity(module: str, args: list[Any], identity_start: bool) -> list[Any]:

@@ -186,7 +186,7 @@ def _replace(
         before = nodes[0].rest
         own = list(before[2]) if args == SAME else args
         if args == SAME:  # the options of the row that goes, as options of the new module
-            own = read_args(module, own, where)
+            own = read_args(module, own, name, label)
         rest = [before[0] if repeats == SAME else repeats, module]
         rest.append(with_identity(module, own, identity_start))
         graph.replace(nodes[0], rest, f"{label}: {module}")

@@ -35,10 +35,10 @@ def change_fusions(graph: Graph, places: Places, entries: list[Any], name: str) 
         if not isinstance(entry, (list, tuple)) or len(entry) != 3:
             raise YoloAttnError(f"{where}: {entry!r} (accepted: [where, module, args])")
         at, module, args = entry
-        args = read_args(module, args, where)
+        args = read_args(module, args, name, label)
         for node in _fusions_at(at, places, fusions, where):
             for further in _further(options, where):
-                _add_input(graph, places, node, further, label, where)
+                _add_input(graph, places, node, further, name, label)
             _check_inputs(module, node, where)
             default = node.rest[2] if module == node.rest[1] and not args else args
             graph.replace(node, [1, module, list(default)], f"{label}: {module} at {at}")
@@ -73,9 +73,10 @@ def _further(options: dict[str, Any], where: str) -> list[Any]:
 
 
 def _add_input(
-    graph: Graph, places: Places, node: Node, further: Any, label: str, where: str
+    graph: Graph, places: Places, node: Node, further: Any, name: str, label: str
 ) -> None:
     """One more source for a fusion, through a row of its own where the entry has one."""
+    where = f"{name} {label}"
     row = None
     if isinstance(further, dict):
         if len(further) != 1 or not isinstance(next(iter(further.values())), list):
@@ -93,7 +94,7 @@ def _add_input(
         )
     if row is not None:
         module, args = row
-        new = Node([source], True, [False], [1, module, read_args(module, args, where)])
+        new = Node([source], True, [False], [1, module, read_args(module, args, name, label)])
         new.label, new.in_head = f"{label}: {module} from {further}", True
         graph.nodes.insert(graph.nodes.index(node), new)
         source = new

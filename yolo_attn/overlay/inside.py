@@ -59,7 +59,7 @@ def put_inside(
                 f"{where}: place={place!r}{did_you_mean(place, PLACES)} (accepted: "
                 f"{', '.join(PLACES)})"
             )
-        args = with_identity(module, read_args(module, args, where), identity_start)
+        args = with_identity(module, read_args(module, args, name, label), identity_start)
         info = find_block(module)
         if info is not None and info.takes_list:
             raise YoloAttnError(
