@@ -87,13 +87,12 @@ def _start_levels(head: Any, strides: Any, levels: Mapping[int, int]) -> list[st
                 continue
             if not is_per_level(names, name, len(strides)):
                 continue
-            tensors = branches[nearest].state_dict()
-            bias = f"{len(branches[k]) - 1}.bias" if name in CLASSES else ""
-            fits = bool(bias) and _fits(tensors.get(bias), branches[k].state_dict().get(bias))
+            tensors, new_tensors = branches[nearest].state_dict(), branches[k].state_dict()
             copied, of = _copy(tensors, branches[k])
             count, total = count + copied, total + of
-            if fits:
-                branches[k].state_dict()[bias].sub_(shift)
+            bias = list(new_tensors)[-1]
+            if name in CLASSES and _fits(tensors.get(bias), new_tensors[bias]):
+                new_tensors[bias].sub_(shift)
         if count:
             found.append(
                 f"the head's branch at stride {strides[k]:g} from that at {strides[nearest]:g}: "
