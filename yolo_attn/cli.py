@@ -250,7 +250,7 @@ def expand(
 
     Example: yolo-attn expand yolov8-nonlocal.yaml -o yolov8-mine.yaml
     """
-    from yolo_attn.seam.dry_run import load_model_yaml
+    from yolo_attn.overlay.dry_run import load_model_yaml
     from yolo_attn.zoo import to_yaml
 
     d = load_model_yaml(cfg)

@@ -12,7 +12,7 @@ from types import FunctionType
 from typing import Any
 
 from yolo_attn.errors import YoloAttnError
-from yolo_attn.seam.provenance import stamp_checkpoint
+from yolo_attn.overlay.provenance import stamp_checkpoint
 
 PACKAGE = "yolo_attn"
 

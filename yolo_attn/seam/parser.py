@@ -9,7 +9,6 @@ the stock evaluation of string arguments and the stock chain of ``if m in ...``;
 from __future__ import annotations
 
 import ast
-import importlib
 import inspect
 import textwrap
 from ast import unparse
@@ -22,14 +21,15 @@ import torch
 from torch import nn
 
 from yolo_attn.errors import YoloAttnError, did_you_mean
+from yolo_attn.overlay.location import PROVENANCE, Location
+from yolo_attn.overlay.model_checks import check_model, names_ours
+from yolo_attn.overlay.modules import check_modules, known_module, stock_module
+from yolo_attn.overlay.provenance import STAMP, version_of
 from yolo_attn.paths import find_shipped
 from yolo_attn.registry import BlockInfo, find_block, known_names
 from yolo_attn.seam.compat import UnexpectedHostError, host_version
 from yolo_attn.seam.host_modules import Index
-from yolo_attn.seam.location import PROVENANCE, Location
 from yolo_attn.seam.loss_choice import check_loss
-from yolo_attn.seam.model_checks import check_model, names_ours
-from yolo_attn.seam.provenance import STAMP, version_of
 from yolo_attn.versions import made_before, made_by
 
 HELPER = "__yolo_attn_row__"
@@ -92,26 +92,6 @@ def _rows(d: Any) -> list[Any] | None:
         return None
 
 
-def stock_module(name: Any, tasks_globals: dict[str, Any]) -> bool:
-    """Whether the installed ``parse_model`` resolves this module name itself."""
-    if not isinstance(name, str):
-        return False
-    for prefix in ("nn.", "torchvision.ops."):
-        if name.startswith(prefix):
-            holder = importlib.import_module("torch.nn" if prefix == "nn." else prefix[:-1])
-            found = getattr(holder, name[len(prefix) :], None)
-            return isinstance(found, type) and issubclass(found, nn.Module)
-    found = tasks_globals.get(name)
-    return isinstance(found, type) and issubclass(found, nn.Module)
-
-
-def known_module(name: Any, tasks_globals: dict[str, Any]) -> bool:
-    """Whether a row may name this module."""
-    return (
-        stock_module(name, tasks_globals) or name == Index.__name__ or find_block(name) is not None
-    )
-
-
 def _is_ours(name: Any, original: FunctionType) -> bool:
     return not stock_module(name, original.__globals__) and known_module(name, original.__globals__)
 
@@ -135,22 +115,6 @@ def _refuse_misspelt_block(
             raise YoloAttnError(
                 f"{Location(d).of_layer(i)}: unknown block {name!r}{hint or ','} neither "
                 f"Ultralytics {host_version()} nor yolo_attn has it (`yolo-attn blocks` lists ours)"
-            )
-
-
-def check_modules(d: dict[str, Any], where: Location) -> None:
-    """Refuse rows that name something else than a module (stock would call any name it imports).
-
-    Raises:
-        YoloAttnError: Names file, row and name.
-    """
-    from ultralytics.nn import tasks
-
-    for i, row in enumerate([*d["backbone"], *d["head"]]):
-        if not known_module(row[2], vars(tasks)):
-            raise YoloAttnError(
-                f"{where.of_layer(i)}: {row[2]!r} is no module of Ultralytics {host_version()}, "
-                f"torch.nn, torchvision.ops or yolo_attn{did_you_mean(row[2], known_names())}"
             )
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from yolo_attn import __version__
-from yolo_attn.seam.location import PROVENANCE
-from yolo_attn.seam.model_checks import names_ours
+from yolo_attn.overlay.location import PROVENANCE
+from yolo_attn.overlay.model_checks import names_ours
 from yolo_attn.versions import FIRST, parse
 
 # Attribute of a built model's ``Sequential``, where a program's own dictionary has no place for it.
