@@ -37,7 +37,8 @@ MAY_IMPORT = {
     "explain": {"errors", "registry", "blocks"},
     "errors": set(),
     "paths": set(),
-    "registry": {"errors", "blocks", "layers", "versions"},
+    "registry": {"errors", "blocks", "layers", "versions", "yaml_numbers", "migrate"},
+    "yaml_numbers": set(),
     "versions": set(),
     "autoload": {"errors", "seam"},
 }
@@ -52,6 +53,7 @@ MAY_USE = {
     "autoload": set(),
     "registry": {"torch"},
     "versions": set(),
+    "yaml_numbers": set(),
     "evaluation": {
         "numpy",
         "yaml",

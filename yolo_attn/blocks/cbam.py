@@ -16,7 +16,7 @@ from yolo_attn.blocks._common import (
     check_channels,
     check_choice,
     check_flag,
-    check_int,
+    check_kernel,
     reduced_channels,
 )
 from yolo_attn.blocks._norm import batch_norm
@@ -155,7 +155,7 @@ class SpatialGate(nn.Module):
     def _add_position_gate(
         self, block: str, kernel_size: int, norm: str, wanted: bool = True
     ) -> None:
-        check_int(block, "kernel_size", kernel_size, odd=True)
+        check_kernel(block, "kernel_size", kernel_size)
         check_choice(block, "norm", norm, ("none", "bn"))
         padding, bias = kernel_size // 2, norm == "none"
         self.conv = nn.Conv2d(2, 1, kernel_size, padding=padding, bias=bias) if wanted else None

@@ -64,7 +64,7 @@ class CrissCross(ZeroGamma):
     ):
         super().__init__()
         check_channels("CrissCross", channels)
-        self.recurrence = check_int("CrissCross", "recurrence", recurrence)
+        self.recurrence = check_int("CrissCross", "recurrence", recurrence, maximum=16)
         d = reduced_channels("CrissCross", channels, rd_ratio, rd_channels)
         self.out_channels = channels
         self.query = nn.Conv2d(channels, d, 1)

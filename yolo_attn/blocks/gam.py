@@ -60,8 +60,8 @@ class GAM(nn.Module):
     ):
         super().__init__()
         check_channels("GAM", channels)
-        check_int("GAM", "groups", groups)
-        self.shuffle = check_int("GAM", "shuffle", shuffle)
+        check_int("GAM", "groups", groups, maximum=1024)
+        self.shuffle = check_int("GAM", "shuffle", shuffle, maximum=channels)
         check_channels(f"GAM: shuffle={shuffle}", channels, divisor=shuffle)
         self.channel_gate = check_choice("GAM", "channel_gate", channel_gate, ("sigmoid", "none"))
         h = reduced_channels("GAM", channels, rd_ratio, rd_channels)

@@ -73,7 +73,7 @@ class SE(nn.Module):
     ):
         super().__init__()
         check_channels("SE", channels)
-        check_int("SE", "rd_divisor", rd_divisor)
+        check_int("SE", "rd_divisor", rd_divisor, maximum=256)
         check_flag("SE", "bias", bias)
         self.pool = check_choice("SE", "pool", pool, ("avg", "avg_max"))
         check_choice("SE", "norm", norm, ("none", "bn"))

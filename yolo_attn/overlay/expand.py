@@ -32,10 +32,11 @@ from yolo_attn.overlay.model_files import (
     refuse_lost_scale,
     scale_of,
 )
-from yolo_attn.overlay.modules import known_module
+from yolo_attn.overlay.modules import known_module, unknown
 from yolo_attn.overlay.new_backbone import with_backbone
 from yolo_attn.overlay.places import find_places, listed, split_branch
-from yolo_attn.registry import find_block, known_names
+from yolo_attn.overlay.row_guards import point_to_migrate
+from yolo_attn.registry import find_block
 
 OWN_KEYS = ("base", "backbone", "insert", "replace", "identity_start")
 # What else parse_model and the model classes read from a model YAML.
@@ -228,7 +229,7 @@ def _row(entry: Any, name: str, label: str, first: str) -> tuple[Any, list[Any]]
             f"{name} {label}: args={args!r} (accepted: a list of options, or one mapping of "
             "keywords)"
         )
-    _check_module(module, f"{name} {label}")
+    _check_module(module, name, label)
     args = args if isinstance(args, list) else [args]
     info = find_block(module)
     if info is not None:
@@ -238,19 +239,16 @@ def _row(entry: Any, name: str, label: str, first: str) -> tuple[Any, list[Any]]
         try:
             info.bind(args if keywords is None else [*args[:-1], keywords])
         except YoloAttnError as error:
-            raise YoloAttnError(f"{name} {label}: {error}") from None
+            said = point_to_migrate(error, args, name)
+            raise YoloAttnError(f"{name} {label}: {said}") from None
     return place, [repeats, module, args]
 
 
-def _check_module(module: str, where: str) -> None:
+def _check_module(module: str, name: str, label: str) -> None:
     from ultralytics.nn import tasks
 
     if not known_module(module, vars(tasks)):
-        hint = did_you_mean(module, known_names()) or ","
-        raise YoloAttnError(
-            f"{where}: unknown block {module!r}{hint} neither Ultralytics nor yolo_attn knows it "
-            "(`yolo-attn blocks` lists ours)"
-        )
+        raise YoloAttnError(f"{name} {label}: {unknown(module, name, made_here=True)}")
 
 
 def _check_inputs(module: str, after: Any, nodes: list[Node], where: str) -> None:

@@ -12,7 +12,7 @@ import yaml
 from yolo_attn import __version__
 from yolo_attn.errors import YoloAttnError
 from yolo_attn.overlay.expand import expand
-from yolo_attn.overlay.location import PROVENANCE
+from yolo_attn.overlay.location import PROVENANCE, forget_checkpoint
 from yolo_attn.overlay.model_checks import names_ours
 from yolo_attn.overlay.model_files import (
     is_overlay,
@@ -46,6 +46,7 @@ def yaml_model_load(original: FunctionType, path: Any) -> dict[str, Any]:
         d[PROVENANCE] = {"version": __version__}
     if file is not None:
         refuse_lost_scale(path, file, d)
+    forget_checkpoint(d)
     return d
 
 
