@@ -139,7 +139,7 @@ def allow_blocks(weight: Any = None) -> None:
     modules |= {name for name in list(sys.modules) if name.startswith("yolo_attn.blocks.")}
     modules |= {"yolo_attn.blocks.identity_start", host_modules.__name__}
     named = _named(weight)
-    classes = [
+    classes: list[Any] = [
         cls
         for module in sorted(modules)
         for cls in list(vars(sys.modules.get(module, torch)).values())
