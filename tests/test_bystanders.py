@@ -153,7 +153,7 @@ def fork(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "own.yaml").write_text(rows.format(row="CBAM, [wrong]"))
     (folder / "near.yaml").write_text(rows.format(row="NonLocl, []"))
     (folder / "ours.yaml").write_text(rows.format(row="NonLocal, []"))
-    (folder / "wrong.yaml").write_text(rows.format(row="NonLocal, [{{nonsense: 1}}]"))
+    (folder / "wrong.yaml").write_text(rows.format(row="NonLocal, [{nonsense: 1}]"))
     return folder
 
 

@@ -114,10 +114,16 @@ def _other_version(weight: Any, name: str | None) -> YoloAttnError:
 
 def holds_ours(weight: Any) -> bool:
     """Whether a checkpoint's pickle (stored uncompressed) names a module of ours."""
+    return Path(str(weight)).is_file() and _mentions(weight, {PACKAGE})
+
+
+def _mentions(weight: Any, packages: set[str]) -> bool:
+    """Whether a checkpoint names one of these packages; True where the file is not there yet."""
     try:
-        return PACKAGE.encode() in Path(str(weight)).read_bytes()
+        data = Path(str(weight)).read_bytes()
     except OSError:
-        return False
+        return True
+    return any(package.encode() in data for package in packages)
 
 
 def allow_blocks(weight: Any = None) -> None:
@@ -138,6 +144,8 @@ def allow_blocks(weight: Any = None) -> None:
     # and unpickle meanwhile: dictionaries are copied before they are gone through.
     modules |= {name for name in list(sys.modules) if name.startswith("yolo_attn.blocks.")}
     modules |= {"yolo_attn.blocks.identity_start", host_modules.__name__}
+    if not _mentions(weight, {name.partition(".")[0] for name in modules}):
+        return
     named = _named(weight)
     classes: list[Any] = [
         cls
