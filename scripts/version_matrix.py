@@ -51,7 +51,7 @@ installed: only what looks for blocks of ours is in place, until a YAML or check
 installed it (wheel, `-e`, `--target`): the entry point names `yolo_attn_start.py`, which travels with the metadata.
 Beyond reach: metadata copied alone (PyInstaller's `--copy-metadata yolo-attn` without the module), for no file of
 ours is there to be found; add `--hidden-import yolo_attn_start`.
-"""
+"""  # noqa: E501
 
 
 def install(version: str, folder: Path) -> Path:
