@@ -28,19 +28,20 @@ MAY_IMPORT = {
     "data": {"errors", "paths", "evaluation"},
     # size_metrics.py shows evaluation's numbers in `yolo val`, block_use.py explain's after a
     # training.
-    "overlay": {"errors", "registry", "paths", "versions"},
+    "host": {"errors"},
+    "overlay": {"errors", "host", "registry", "paths", "versions"},
     "transfer": {"errors", "registry", "blocks", "overlay"},
     "seam": {
-        *("errors", "registry", "paths", "blocks", "ops", "layers", "losses"),
+        *("errors", "registry", "paths", "blocks", "ops", "layers", "losses", "host", "autoload"),
         *("evaluation", "data", "explain", "versions", "overlay", "transfer"),
     },
     "explain": {"errors", "registry", "blocks"},
     "errors": set(),
     "paths": set(),
-    "registry": {"errors", "blocks", "layers", "versions", "yaml_numbers", "migrate"},
+    "registry": {"errors", "host", "blocks", "layers", "versions", "yaml_numbers", "migrate"},
     "yaml_numbers": set(),
     "versions": set(),
-    "autoload": {"errors", "seam"},
+    "autoload": {"errors", "host", "seam"},
 }
 # Other people's packages; everything else that is not the standard library is refused.
 MAY_USE = {

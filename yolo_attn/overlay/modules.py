@@ -9,8 +9,9 @@ from typing import Any
 from torch import nn
 
 from yolo_attn.errors import YoloAttnError, did_you_mean
+from yolo_attn.host import foreign
 from yolo_attn.overlay.location import PROVENANCE, Location, migrate_command
-from yolo_attn.registry import find_block, in_this_project, known_names
+from yolo_attn.registry import failed_imports, find_block, in_this_project, known_names
 from yolo_attn.versions import FORMER_ALIASES
 
 INDEX = "Index"  # picks one of several outputs; the seam brings one where Ultralytics has none
@@ -41,17 +42,14 @@ def known_module(name: Any, tasks_globals: dict[str, Any]) -> bool:
     return stock_module(name, tasks_globals) or name == INDEX or find_block(name) is not None
 
 
-def is_ours(name: Any, original: FunctionType) -> bool:
-    """Whether a row with this name is ours to build rather than the installed ``parse_model``'s."""
-    return not stock_module(name, original.__globals__) and known_module(name, original.__globals__)
-
-
 def refuse_unknown_block(d: dict[str, Any], rows: list[Any] | None, original: FunctionType) -> None:
     """Explain an unknown module where that is ours to do; stock says a bare KeyError.
 
     Raises:
         YoloAttnError: A name of the field, a name near one of ours, or any in a model of ours.
     """
+    if foreign():
+        return  # a fork may know more ways to name a module, and explains its own rows
     for i, row in enumerate(rows or ()):
         name = row[2]
         if (
@@ -60,12 +58,16 @@ def refuse_unknown_block(d: dict[str, Any], rows: list[Any] | None, original: Fu
             or name in original.__globals__
         ):
             continue
-        near = in_this_project(name) or did_you_mean(name, known_names())
-        if near or PROVENANCE in d or any(is_ours(r[2], original) for r in rows or ()):
+        near = in_this_project(name) or did_you_mean(name, known_names()) or failed_imports()
+        if near or PROVENANCE in d or any(_ours_alone(r[2], original) for r in rows or ()):
             where = Location(d)
             raise YoloAttnError(
                 f"{where.of_layer(i)}: {unknown(name, where.source, made_here=PROVENANCE in d)}"
             )
+
+
+def _ours_alone(name: Any, original: FunctionType) -> bool:
+    return not stock_module(name, original.__globals__) and known_module(name, original.__globals__)
 
 
 def check_modules(d: dict[str, Any], where: Location) -> None:
@@ -74,6 +76,8 @@ def check_modules(d: dict[str, Any], where: Location) -> None:
     Raises:
         YoloAttnError: Names file, row and name.
     """
+    if foreign():
+        return
     from ultralytics.nn import tasks
 
     for i, row in enumerate([*d["backbone"], *d["head"]]):
@@ -85,6 +89,7 @@ def check_modules(d: dict[str, Any], where: Location) -> None:
             said = (
                 f"{row[2]!r} is no module of Ultralytics {host_version()}, torch.nn, "
                 f"torchvision.ops or yolo_attn{did_you_mean(row[2], known_names())}"
+                f"{failed_imports()}"
             )
         raise YoloAttnError(f"{where.of_layer(i)}: {said}")
 
@@ -105,5 +110,5 @@ def unknown(name: str, file: str, made_here: bool) -> str:
         return f"unknown block {name!r}, {meant}; {migrate_command(file)} translates forks' rows"
     return (
         f"unknown block {name!r}{did_you_mean(name, known_names()) or ','} neither Ultralytics "
-        f"{host_version()} nor yolo_attn has it (`yolo-attn blocks` lists ours)"
+        f"{host_version()} nor yolo_attn has it (`yolo-attn blocks` lists ours){failed_imports()}"
     )

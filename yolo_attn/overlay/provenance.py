@@ -6,6 +6,7 @@ from typing import Any
 
 from yolo_attn import __version__
 from yolo_attn.overlay.location import PROVENANCE
+from yolo_attn.overlay.meaning import note_built
 from yolo_attn.overlay.model_checks import names_ours
 from yolo_attn.overlay.older_rows import spell_out
 from yolo_attn.versions import FIRST, parse
@@ -23,7 +24,10 @@ def stamp_checkpoint(model: Any) -> None:
     d = getattr(model, "yaml", None)
     if not isinstance(d, dict):
         return
+    from ultralytics.nn import tasks
+
     spell_out(d, model)
+    note_built(d, model, vars(tasks))
     if not names_ours(d):
         return
     provenance = d.setdefault(PROVENANCE, {})

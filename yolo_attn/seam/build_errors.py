@@ -9,6 +9,7 @@ from types import FunctionType
 from typing import Any
 
 from yolo_attn.errors import YoloAttnError
+from yolo_attn.host import foreign
 
 
 def new_model(original: FunctionType, model: Any, cfg: Any, *args: Any, **kwargs: Any) -> Any:
@@ -18,6 +19,8 @@ def new_model(original: FunctionType, model: Any, cfg: Any, *args: Any, **kwargs
     except YoloAttnError:
         raise
     except Exception as error:
+        if foreign():
+            raise  # of our rows the parser has spoken
         from ultralytics.nn import tasks
 
         from yolo_attn.overlay import dry_run

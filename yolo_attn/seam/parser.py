@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
+import threading
 from ast import unparse
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +22,15 @@ import torch
 from torch import nn
 
 from yolo_attn.errors import YoloAttnError
+from yolo_attn.host import foreign
 from yolo_attn.overlay.location import PROVENANCE, Location
+from yolo_attn.overlay.meaning import is_ours, kept_rows, say_whose
 from yolo_attn.overlay.model_checks import check_model, names_ours
-from yolo_attn.overlay.modules import check_modules, is_ours, refuse_unknown_block
+from yolo_attn.overlay.modules import INDEX, check_modules, refuse_unknown_block, stock_module
 from yolo_attn.overlay.provenance import STAMP, version_of
 from yolo_attn.overlay.row_guards import point_to_migrate, refuse_width, scaled
 from yolo_attn.paths import find_shipped
-from yolo_attn.registry import BlockInfo, find_block
+from yolo_attn.registry import BlockInfo, find_block, load_all
 from yolo_attn.seam.compat import UnexpectedHostError
 from yolo_attn.seam.host_modules import Index
 from yolo_attn.seam.loss_choice import check_loss
@@ -39,15 +42,18 @@ HELPER = "__yolo_attn_row__"
 def parse_model(original: FunctionType, d: dict[str, Any], ch: int, verbose: bool = True) -> Any:
     """Ultralytics' ``parse_model``, for stock rows and for ours."""
     check_loss(d)
-    if not isinstance(d, dict) or not (PROVENANCE in d or _of_the_zoo(d)):
-        return _parse_model(original, d, ch, verbose)
-    conv = original.__globals__["Conv"]
-    activation = conv.default_act
-    try:
-        return _parse_model(original, d, ch, verbose)
-    finally:
-        # Up to 8.4.150 a model's `activation` stays for every model that is built after it.
-        conv.default_act = activation
+    load_all()  # before the lock: somebody's block may build a model while it is imported
+    # A model's `activation` is one of the whole process while the model is built.
+    with _BUILDING:
+        if not isinstance(d, dict) or not (PROVENANCE in d or _of_the_zoo(d)):
+            return _parse_model(original, d, ch, verbose)
+        conv = original.__globals__["Conv"]
+        activation = conv.default_act
+        try:
+            return _parse_model(original, d, ch, verbose)
+        finally:
+            # Up to 8.4.150 it stays for every model that is built after it.
+            conv.default_act = activation
 
 
 def _of_the_zoo(d: dict[str, Any]) -> bool:
@@ -56,16 +62,17 @@ def _of_the_zoo(d: dict[str, Any]) -> bool:
 
 def _parse_model(original: FunctionType, d: dict[str, Any], ch: int, verbose: bool) -> Any:
     rows = _rows(d)
-    if not names_ours(d) and not any(is_ours(row[2], original) for row in rows or ()):
+    if not names_ours(d) and not any(_lacks_index(row[2], original) for row in rows or ()):
         refuse_unknown_block(d, rows, original)
         return original(d, ch, verbose)
 
-    where = Location(d)
+    where, kept = Location(d), kept_rows(d)
     check_model(d, where)
     refuse_unknown_block(d, rows, original)
     check_modules(d, where)
+    say_whose(d, kept, original.__globals__)
     extended = FunctionType(
-        _extended_code(original), {**original.__globals__, HELPER: Rows(original, where)}
+        _extended_code(original), {**original.__globals__, HELPER: Rows(original, where, kept)}
     )
     extended.__defaults__ = original.__defaults__
     # The rebuilt function must see the module's globals as they are now, and write none of its own.
@@ -78,10 +85,16 @@ def _parse_model(original: FunctionType, d: dict[str, Any], ch: int, verbose: bo
     except YoloAttnError:
         raise
     except Exception as error:
+        if foreign() and not helper.is_ours():
+            raise
         raise YoloAttnError(
             f"{where.of_layer(helper.index)}: {helper.name} could not be built "
             f"({type(error).__name__}: {error})"
         ) from error
+
+
+def _lacks_index(name: Any, original: FunctionType) -> bool:
+    return bool(name == INDEX) and not stock_module(name, original.__globals__)
 
 
 def _rows(d: Any) -> list[Any] | None:
@@ -105,9 +118,16 @@ class Row:
 class Rows:
     """Called by the extended ``parse_model`` at each row; None for stock rows."""
 
-    def __init__(self, original: FunctionType, where: Location):
-        self.original, self.where = original, where
+    def __init__(self, original: FunctionType, where: Location, kept: set[int]):
+        self.original, self.where, self.kept = original, where, kept
         self.index, self.name = 0, ""
+
+    def is_ours(self) -> bool:
+        """Whether the row at hand is one of ours."""
+        known = self.original.__globals__
+        return is_ours(self.index, self.name, self.kept, known) or _lacks_index(
+            self.name, self.original
+        )
 
     def __call__(self, local: dict[str, Any]) -> Row | None:
         """Resolve the row that the loop's local variables hold."""
@@ -120,7 +140,7 @@ class Rows:
                     f"{self.where.of_layer(i)}: {name} reads layer {source}, which has several "
                     "outputs; put an Index row in between that picks one"
                 )
-        if not picks_ours and not is_ours(name, self.original):
+        if not picks_ours and not self.is_ours():
             return None
         info = find_block(name)
         try:
@@ -231,6 +251,7 @@ def _probe(cls: type[nn.Module], args: list[Any]) -> nn.Module:
 
 
 _CODE: dict[CodeType, CodeType] = {}
+_BUILDING = threading.RLock()
 
 
 def _extended_code(original: FunctionType) -> CodeType:
