@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from yolo_attn.blocks._common import NARROWEST, bias_of, check_channels, check_int, reduced_channels
+from yolo_attn.blocks._common import bias_of, check_channels, reduced_channels
 from yolo_attn.ops.pooling import attention_pool, softmax_map
 from yolo_attn.registry import register
 
@@ -37,23 +37,15 @@ class ContextAggregation(nn.Module):
         channels: C of the input ``(B, C, H, W)``.
         rd_ratio: d as a share of C, at least 8.
         rd_channels: d itself; overrides `rd_ratio`.
-        rd_min: Smallest d that `rd_ratio` gives, 1 to 8 (1: what forks have).
 
     Raises:
         YoloAttnError: An option's value is not accepted.
     """
 
-    def __init__(
-        self,
-        channels: int,
-        rd_ratio: float = 1.0,
-        rd_channels: int | None = None,
-        rd_min: int = NARROWEST,
-    ):
+    def __init__(self, channels: int, rd_ratio: float = 1.0, rd_channels: int | None = None):
         super().__init__()
         check_channels("ContextAggregation", channels)
-        check_int("ContextAggregation", "rd_min", rd_min, maximum=NARROWEST)
-        d = reduced_channels("ContextAggregation", channels, rd_ratio, rd_channels, minimum=rd_min)
+        d = reduced_channels("ContextAggregation", channels, rd_ratio, rd_channels)
         self.out_channels = channels
         self.a = nn.Conv2d(channels, 1, 1)
         self.k = nn.Conv2d(channels, 1, 1, bias=False)

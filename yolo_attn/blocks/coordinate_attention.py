@@ -13,14 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from yolo_attn.blocks._common import (
-    NARROWEST,
-    check_channels,
-    check_choice,
-    check_flag,
-    check_int,
-    reduced_channels,
-)
+from yolo_attn.blocks._common import check_channels, check_choice, check_flag, reduced_channels
 from yolo_attn.blocks._norm import batch_norm
 from yolo_attn.registry import register
 
@@ -54,7 +47,6 @@ class CoordAtt(nn.Module):
         rd_channels: m itself; overrides `rd_ratio`.
         act: ``hardswish``, ``silu`` or ``relu`` behind the norm; forks have all three.
         bias: Whether W_h and W_w have biases.
-        rd_min: Smallest m that `rd_ratio` gives, 1 to 8 (1: what forks have).
 
     Raises:
         YoloAttnError: An option's value is not accepted.
@@ -69,14 +61,12 @@ class CoordAtt(nn.Module):
         rd_channels: int | None = None,
         act: str = "hardswish",
         bias: bool = True,
-        rd_min: int = NARROWEST,
     ):
         super().__init__()
         check_channels("CoordAtt", channels)
         self.act = check_choice("CoordAtt", "act", act, ACTS)
         check_flag("CoordAtt", "bias", bias)
-        check_int("CoordAtt", "rd_min", rd_min, maximum=NARROWEST)
-        m = reduced_channels("CoordAtt", channels, rd_ratio, rd_channels, minimum=rd_min)
+        m = reduced_channels("CoordAtt", channels, rd_ratio, rd_channels)
         self.out_channels = channels
         self.conv1 = nn.Conv2d(channels, m, 1, bias=False)
         self.norm = batch_norm(m)

@@ -14,7 +14,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from yolo_attn.blocks._common import (
-    NARROWEST,
     at_least_float32,
     bias_of,
     check_channels,
@@ -96,7 +95,6 @@ class NonLocal(nn.Module):
             frames.
         init_std: Standard deviation of all initial weights (the paper: 0.01); null scales it with
             the width, see above.
-        rd_min: Smallest d that `rd_ratio` gives, 1 to 8 (1: what forks have).
 
     Raises:
         YoloAttnError: An option's value is not accepted.
@@ -114,7 +112,6 @@ class NonLocal(nn.Module):
         dimension: int = 2,
         group_size: int = 0,
         init_std: float | None = None,
-        rd_min: int = NARROWEST,
     ):
         super().__init__()
         check_channels("NonLocal", channels)
@@ -130,8 +127,7 @@ class NonLocal(nn.Module):
                 f"NonLocal: group_size={group_size} needs dimension=3, got dimension={dimension}"
             )
 
-        check_int("NonLocal", "rd_min", rd_min, maximum=NARROWEST)
-        d = reduced_channels("NonLocal", channels, rd_ratio, rd_channels, minimum=rd_min)
+        d = reduced_channels("NonLocal", channels, rd_ratio, rd_channels)
         conv = CONVS[dimension]
         softmax = mode in ("gaussian", "embedded_gaussian")
         self.scale = _scale(scale, channels if mode == "gaussian" else d, softmax, mode)
