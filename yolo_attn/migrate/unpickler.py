@@ -167,7 +167,7 @@ def read_checkpoint(path: str | Path) -> Any:
     except (Exception, RecursionError) as error:
         said = " ".join(str(error).split())[:200]
         raise YoloAttnError(
-            f"{path}: no checkpoint of torch.save, or a damaged one ({type(error).__name__}: {said})"
+            f"{path}: no checkpoint of torch.save, or damaged ({type(error).__name__}: {said})"
         ) from None
 
 
@@ -244,7 +244,8 @@ class _Unpickler(pickle.Unpickler):
         if module == "torch" and name in _DTYPES:
             return _DTYPES[name]
         if path not in self._stubs:
-            self._stubs[path] = _Inert(name.rpartition(".")[2], (Stub,), {"path": path})
+            stub: Any = _Inert(name.rpartition(".")[2], (Stub,), {"path": path})
+            self._stubs[path] = stub
         return self._stubs[path]
 
     def persistent_load(self, pid: Any) -> Any:

@@ -1,0 +1,242 @@
+"""A fork's checkpoint as one of this project: same rows, same tensors, same outputs.
+
+The file is read as data (:mod:`yolo_attn.migrate.unpickler`). Its attention rows become blocks of
+ours by the rules of the layouts; all other layers are Ultralytics', and their tensors keep their
+names. What is not exactly one or the other is refused by name, and nothing is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from yolo_attn.errors import YoloAttnError
+from yolo_attn.migrate.layouts import CannotMapError, Mapped, Parts
+from yolo_attn.migrate.layouts_attention import rule_for
+from yolo_attn.migrate.plain import plain_copy
+from yolo_attn.migrate.rows import Refusal, RowChange, Translation, row_text, translate
+from yolo_attn.migrate.saved_modules import SavedModule, is_module, read_module
+from yolo_attn.migrate.unpickler import Stub, read_checkpoint
+
+ORDERS = ("max-first", "mean-first")  # designs of a CBAM that only a checkpoint needs
+
+
+@dataclass
+class Checkpoint:
+    """What is used of a checkpoint.
+
+    Attributes:
+        path: The file.
+        content: Its dictionary, stubs included.
+        attributes: Attributes of its model.
+        model: Its modules.
+        yaml: The model's dictionary, plain data.
+    """
+
+    path: Path
+    content: dict[Any, Any]
+    attributes: dict[Any, Any]
+    model: SavedModule
+    yaml: dict[str, Any]
+
+    @property
+    def rows(self) -> list[list[Any]]:
+        """Rows of both sections, the same lists that stand in `yaml`."""
+        return [*self.yaml["backbone"], *self.yaml["head"]]
+
+    @property
+    def layers(self) -> list[SavedModule]:
+        """Layers, one a row."""
+        sequential = self.model.children.get("model")
+        return list(sequential.children.values()) if sequential else []
+
+
+def open_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a checkpoint of an Ultralytics fork; nothing of it runs.
+
+    Raises:
+        YoloAttnError: It is no such checkpoint.
+    """
+    path = Path(path)
+    content = read_checkpoint(path)
+    if is_module(content):
+        content = {"model": content}
+    if not isinstance(content, dict):
+        raise YoloAttnError(f"{path}: no checkpoint of a training (it holds no dictionary)")
+    # As Ultralytics chooses.
+    found = content.get("ema") if is_module(content.get("ema")) else content.get("model")
+    if not is_module(found):
+        raise YoloAttnError(
+            f"{path}: no model in it, tensors alone at most (accepted: the best.pt or last.pt of a "
+            "training)"
+        )
+    assert isinstance(found, Stub)
+    if found.path.split(".")[0] in ("models", "yolov5", "yolov7"):
+        raise YoloAttnError(
+            f"{path}: a model of the YOLOv5 (or YOLOv7) repository, class {found.path}: its head "
+            "predicts from anchors, and Ultralytics has no such head, so its weights cannot be "
+            "converted; migrate its YAML (`yolo-attn migrate FILE.yaml`) and train anew"
+        )
+    model = read_module(found, str(path))
+    yaml = plain_copy(found.attributes.get("yaml"), strict=f"{path}: the model's YAML")
+    checkpoint = Checkpoint(path, content, found.attributes, model, yaml)
+    if not isinstance(yaml, dict) or not all(
+        isinstance(yaml.get(k), list) and yaml[k] for k in ("backbone", "head")
+    ):
+        raise YoloAttnError(
+            f"{path}: its model has no YAML with backbone and head (fused? exported?)"
+        )
+    if len(checkpoint.rows) != len(checkpoint.layers):
+        raise YoloAttnError(
+            f"{path}: {len(checkpoint.rows)} rows in its YAML, {len(checkpoint.layers)} layers in "
+            "its model (accepted: a layer for each row)"
+        )
+    return checkpoint
+
+
+def migrate_checkpoint(
+    path: str | Path,
+    designs: Mapping[str, str] | None = None,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+) -> Translation:
+    """Migrate a fork's checkpoint.
+
+    Args:
+        path: The checkpoint.
+        designs: Module name -> design, where tensors do not tell (``{"CBAM": "max-first"}``).
+        out: Where to write; None: nothing is written.
+        overwrite: Whether `out` may be there already.
+
+    Returns:
+        What became of the rows; with refusals nothing is written.
+
+    Raises:
+        YoloAttnError: It is no checkpoint of an Ultralytics fork, or `out` cannot be written.
+    """
+    from yolo_attn.migrate import converted
+
+    if out is not None:
+        converted.check_target(Path(out), overwrite)
+    checkpoint = open_checkpoint(path)
+    result, mapped = _translate(checkpoint, dict(designs or {}))
+    if result.refused:
+        return result
+    model, refused = converted.build(checkpoint, result.model, mapped)
+    result.refused.extend(refused)
+    if result.refused or model is None:
+        return result
+    counts = [sum(p.numel() for p in layer.parameters()) for layer in model.model]
+    result.parameters = sum(counts)
+    for change in result.rows:
+        object.__setattr__(change, "parameters", counts[change.row])
+    if out is not None:
+        converted.write(checkpoint, model, Path(out), overwrite)
+    return result
+
+
+def _translate(
+    checkpoint: Checkpoint, designs: dict[str, str]
+) -> tuple[Translation, dict[int, list[Mapped]]]:
+    """The migrated YAML, and each own row's tensors under our names, a module of the row each."""
+    from yolo_attn import __version__
+    from yolo_attn.seam.location import PROVENANCE
+
+    orders = {k: v for k, v in designs.items() if v in ORDERS}
+    by_yaml = translate(checkpoint.yaml, {k: v for k, v in designs.items() if k not in orders})
+    d = by_yaml.model
+    result = Translation(model=d, scale=by_yaml.scale)
+    d.pop("yaml_file", None)
+    d[PROVENANCE] = {"version": __version__}
+    rows = [*d["backbone"], *d["head"]]
+    before = [row_text(row) for row in checkpoint.rows]
+    if len(rows) != len(before):
+        result.refused.append(Refusal(None, "its auxiliary levels have no counterpart here"))
+        return result, {}
+    refused = {r.row: r.why for r in by_yaml.refused}
+    changes = {r.row: r for r in by_yaml.rows}
+    own = {
+        i: rule
+        for i, layer in enumerate(checkpoint.layers)
+        if not _is_known(checkpoint.rows[i][2], layer) and (rule := _rule_of(layer))
+    }
+    for i, why in refused.items():
+        if i is not None and i not in own:
+            result.refused.append(Refusal(i, why))
+    if result.refused:
+        return result, {}
+    mapped: dict[int, list[Mapped]] = {}
+    channels = _channels(checkpoint, rows, own, d)
+    for i, rule in own.items():
+        name, modules = _modules_of(checkpoint.layers[i])
+        try:
+            width = channels[i]
+            if width is None:
+                raise CannotMapError("reads several maps (accepted: one)")
+            design = designs.get(name) or designs.get(checkpoint.rows[i][2]) or ""
+            mapped[i] = [rule(Parts(m, width, design)) for m in modules]
+            if any(m.options != mapped[i][0].options for m in mapped[i]):
+                raise CannotMapError("repeats modules of different options")
+        except CannotMapError as reason:
+            result.refused.append(Refusal(i, f"{name}: {reason}"))
+            continue
+        first = mapped[i][0]
+        rows[i][2], rows[i][3] = first.block, [first.options] if first.options else []
+        why = "; ".join(["options and tensors as the checkpoint has them", *first.notes])
+        changes[i] = RowChange(i, before[i], row_text(rows[i]), first.block, first.options, 0, why)
+    result.rows = [changes[i] for i in sorted(changes)]
+    return result, mapped
+
+
+def _is_known(name: Any, layer: SavedModule) -> bool:
+    """Whether a row is one of the installed Ultralytics or already ours."""
+    from yolo_attn.seam.host_rows import host_has
+
+    if layer.path.startswith("yolo_attn."):
+        return True
+    return host_has(name) and layer.path.split(".")[0] in ("ultralytics", "torch", "torchvision")
+
+
+def _modules_of(layer: SavedModule) -> tuple[str, list[SavedModule]]:
+    """The class of a row and its modules: one, or those of a row that repeats it."""
+    if layer.name == "Sequential" and layer.children:
+        modules = list(layer.children.values())
+        if len({m.path for m in modules}) == 1:
+            return modules[0].name, modules
+    return layer.name, [layer]
+
+
+def _rule_of(layer: SavedModule) -> Any:
+    return rule_for(_modules_of(layer)[0])
+
+
+def _channels(
+    checkpoint: Checkpoint, rows: list[list[Any]], own: Mapping[int, Any], d: dict[str, Any]
+) -> dict[int, int | None]:
+    """C of what each own row reads, from a model without storage in which they do nothing."""
+    from yolo_attn.seam.dry_run import run
+
+    model = deepcopy(d)
+    copies = [*model["backbone"], *model["head"]]
+    for i in own:
+        copies[i][1:] = [1, "nn.Identity", []]
+    try:
+        _, outputs = run(model)
+    except YoloAttnError as error:
+        raise YoloAttnError(
+            f"{checkpoint.path}: without its attention rows the model does not build: {error}"
+        ) from None
+    found: dict[int, int | None] = {}
+    for i in own:
+        source = rows[i][0]
+        if isinstance(source, list) and len(source) == 1:
+            source = source[0]
+        if not isinstance(source, int):
+            found[i] = None
+            continue
+        at = i + source if source < 0 else source
+        found[i] = int(outputs[at].shape[1]) if at >= 0 else d.get("channels", d.get("ch", 3))
+    return found
