@@ -19,6 +19,7 @@ from yolo_attn.data.commands import data_app
 from yolo_attn.errors import YoloAttnError
 from yolo_attn.evaluation.command import evaluate_command
 from yolo_attn.explain.command import explain_command
+from yolo_attn.migrate.command import migrate_command
 
 app = typer.Typer(
     name="yolo-attn",
@@ -36,6 +37,7 @@ convert_app = typer.Typer(
 app.add_typer(convert_app, name="convert")
 app.command("evaluate")(evaluate_command)
 app.command("explain")(explain_command)
+app.command("migrate")(migrate_command)
 app.command("ablate")(ablate_command)
 app.command("report")(report_command)
 app.add_typer(data_app, name="data")

@@ -105,7 +105,8 @@ def read_arguments(
         scale: The scale at which C holds.
     """
     rest = [plain(a) for a in args]
-    widths, odd = [], []
+    widths: list[int] = []
+    odd: list[int] = []
     while rest and isinstance(rest[0], int) and not isinstance(rest[0], bool):
         value = rest[0]
         is_width = channels is not None and channels in (value, scale.channels(value))

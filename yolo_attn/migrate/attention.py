@@ -61,7 +61,7 @@ def meaning_of(
     Raises:
         CannotMeanError: The row cannot be meant.
     """
-    from yolo_attn.registry import find_block
+    from yolo_attn.registry import block_info, find_block
 
     family = family_of(module)
     info = find_block(module)
@@ -80,13 +80,14 @@ def meaning_of(
                 f"{module}: its design is not known here (nearest: {', '.join(field.blocks)})"
             )
         return None
-    if not isinstance(channels, int):
-        raise CannotMeanError(
-            f"{module} reads {channels if channels else 'a row of unknown width'} (accepted: one "
-            "map whose width is known)"
-        )
     design = _chosen(module, family, designs, args, info is not None)
-    read = read_arguments(args, design.takes, channels, scale)
+    several = block_info(design.block).takes_list
+    if not (isinstance(channels, list) if several else isinstance(channels, int)):
+        raise CannotMeanError(
+            f"{module} reads {channels if channels else 'a row of unknown width'} (accepted: "
+            f"{'several maps' if several else 'one map'} of known width)"
+        )
+    read = read_arguments(args, design.takes, None if several else channels, scale)
     if read.unknown:
         raise CannotMeanError(
             f"{module} {list(args)}: cannot tell what {read.unknown[0]!r} is (accepted after the "
@@ -121,7 +122,7 @@ def _takes(design: Design) -> str:
     return ", ".join(a.name for a in design.takes) or "nothing"
 
 
-def options_of(design: Design, values: Mapping[str, Any], channels: int) -> dict[str, Any]:
+def options_of(design: Design, values: Mapping[str, Any], channels: Any) -> dict[str, Any]:
     """Options of our block for what a row of this design says.
 
     Args:
@@ -179,7 +180,7 @@ def count(block: str, channels: Any, options: Mapping[str, Any]) -> int:
 
 
 def _what_changed(
-    module: str, design: Design, read: Arguments, channels: int, options: Mapping[str, Any]
+    module: str, design: Design, read: Arguments, channels: Any, options: Mapping[str, Any]
 ) -> list[str]:
     said = []
     if module != design.block:
@@ -207,7 +208,7 @@ def _what_changed(
     return said or ["the same here"]
 
 
-def _doubt(family: Family, design: Design, read: Arguments, channels: int) -> list[str]:
+def _doubt(family: Family, design: Design, read: Arguments, channels: Any) -> list[str]:
     """What the YAML cannot tell: every design with its parameters."""
     if len(family.designs) < 2:
         return []

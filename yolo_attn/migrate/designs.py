@@ -69,6 +69,44 @@ class Family:
 _CBAM = (EVEN_REDUCTION, KERNEL_SIZE)
 _GAM_COPY = {"groups": 4, "shuffle": 4, "channel_gate": "none"}
 
+_COORD_ATT = (
+    Design(
+        "paper",
+        "CoordAtt",
+        "C/32 at least 8, hard-swish, biases (that of the first convolution is its norm's)",
+        defaults={"reduction": 32},
+        floor=8,
+        takes=(REDUCTION,),
+    ),
+    Design(
+        "nobias",
+        "CoordAtt",
+        "the same without biases",
+        options={"bias": False},
+        defaults={"reduction": 32},
+        floor=8,
+        takes=(REDUCTION,),
+    ),
+    Design(
+        "silu",
+        "CoordAtt",
+        "SiLU for hard-swish, biases",
+        options={"act": "silu"},
+        defaults={"reduction": 32},
+        floor=8,
+        takes=(REDUCTION,),
+    ),
+    Design(
+        "relu",
+        "CoordAtt",
+        "ReLU for hard-swish, no biases, C/16",
+        options={"act": "relu", "bias": False},
+        defaults={"reduction": 16},
+        floor=8,
+        takes=(REDUCTION,),
+    ),
+)
+
 FAMILIES: tuple[Family, ...] = (
     Family(
         ("CBAM", "CBAMBlock", "CBAM_Authentic"),
@@ -153,43 +191,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         ("CoordAtt", "CABlock", "CoordAttention", "CoordinateAttention"),
-        (
-            Design(
-                "paper",
-                "CoordAtt",
-                "C/32 at least 8, hard-swish, biases (that of the first convolution is its norm's)",
-                defaults={"reduction": 32},
-                floor=8,
-                takes=(REDUCTION,),
-            ),
-            Design(
-                "nobias",
-                "CoordAtt",
-                "the same without biases",
-                options={"bias": False},
-                defaults={"reduction": 32},
-                floor=8,
-                takes=(REDUCTION,),
-            ),
-            Design(
-                "silu",
-                "CoordAtt",
-                "SiLU for hard-swish, biases",
-                options={"act": "silu"},
-                defaults={"reduction": 32},
-                floor=8,
-                takes=(REDUCTION,),
-            ),
-            Design(
-                "relu",
-                "CoordAtt",
-                "ReLU for hard-swish, no biases, C/16",
-                options={"act": "relu", "bias": False},
-                defaults={"reduction": 16},
-                floor=8,
-                takes=(REDUCTION,),
-            ),
-        ),
+        _COORD_ATT,
     ),
     Family(
         ("EMA", "EMAttention"),
@@ -287,6 +289,7 @@ FAMILIES: tuple[Family, ...] = (
                 floor=8,
                 takes=(REDUCTION,),
             ),
+            *_COORD_ATT[1:],
             Design("context", "ContextAggregation", "context aggregation (CATNet)"),
         ),
     ),
@@ -353,6 +356,12 @@ FAMILIES: tuple[Family, ...] = (
         why_not="forks' class takes its softmax over the images of a batch (it names no axis)",
     ),
     Family(
+        ("DASI",),
+        (Design("paper", "DASI", "the paper's: reads [x, low, high], no SiLU"),),
+        sure=False,
+        why_not="forks' class reads [low, x, high] and has SiLU",
+    ),
+    Family(
         ("CAM",),
         (Design("channelgram", "ChannelGram", "DANet's channel attention"),),
         sure=False,
@@ -368,11 +377,19 @@ FAMILIES: tuple[Family, ...] = (
 
 
 def family_of(name: object) -> Family | None:
-    """The family of a module name, case kept as forks write it; None where there is none."""
-    return _BY_NAME.get(name) if isinstance(name, str) else None
+    """The family of a module name, case ignored; None where there is none."""
+    if not isinstance(name, str):
+        return None
+    return _BY_NAME.get(name) or _BY_LOWER.get(name.lower())
+
+
+def all_names() -> list[str]:
+    """Every module name that has a family."""
+    return list(_BY_NAME)
 
 
 _BY_NAME = {name: family for family in FAMILIES for name in family.names}
+_BY_LOWER = {name.lower(): family for name, family in _BY_NAME.items()}
 
 
 def check_designs(designs: Mapping[str, str]) -> None:

@@ -90,7 +90,10 @@ def _same_pool(args: list[Any]) -> Rewritten | str:
 
 
 def _rep_conv(args: list[Any]) -> Rewritten | str:
-    kernel, stride, *rest = [*args[1:], *(3, 1)[len(args[1:]) :]]
+    given = args[1:]
+    kernel = given[0] if given else 3
+    stride = given[1] if len(given) > 1 else 1
+    rest = given[2:]
     if not args or kernel != 3 or any(r not in (None, "None", 1, True) for r in rest):
         return f"RepConv has {args} (accepted: width, 3, stride)"
     return Rewritten(
@@ -147,12 +150,36 @@ def without_unread_rows(rows: list[list[Any]]) -> int:
     return count
 
 
-def leaky_activation(rows: Sequence[Sequence[Any]]) -> str | None:
-    """The activation that every ``Conv`` row of a YOLOv7 YAML has as its sixth argument.
+def activation_of(args: Sequence[Any]) -> str | None:
+    """The activation at the end of a ``Conv`` row's arguments, as YOLOv5 and v7 write it."""
+    last = args[-1] if len(args) in (6, 7) else None
+    if not isinstance(last, str) or not last.startswith(("nn.", "torch.nn.")):
+        return None
+    return last if last.startswith("torch.") else f"torch.{last}"
+
+
+def common_activation(rows: Sequence[Sequence[Any]]) -> str | None:
+    """The activation that every ``Conv`` row names; None where they differ or name none."""
+    found = {activation_of(row[3]) for row in rows if row[2] == "Conv"}
+    return found.pop() if len(found) == 1 else None
+
+
+def without_activation(args: Sequence[Any], activation: str | None) -> Rewritten | str | None:
+    """A ``Conv`` row of YOLOv5 or v7 that names its activation.
+
+    Args:
+        args: Its arguments: width, kernel, stride, padding, groups, (dilation,) activation.
+        activation: What all of the model's rows name; it becomes the model's key `activation`.
 
     Returns:
-        ``nn.LeakyReLU(0.1)`` and the like; None where rows have none, or not all the same.
+        The row rewritten; why it cannot be; None where it names no activation.
     """
-    found = {str(row[3][5]) if len(row[3]) == 6 else "" for row in rows if row[2] == "Conv"}
-    (only,) = found if len(found) == 1 else ("",)
-    return only if only.startswith("nn.") else None
+    own = activation_of(args)
+    if own is None:
+        return None
+    if activation is None:
+        return f"Conv with {own}: a model has one activation here, its Conv rows have several"
+    kept = list(args[:-1])
+    while len(kept) > 3 and kept[-1] in (None, "None", 1):
+        kept.pop()
+    return Rewritten("Conv", kept, f"{own} is the model's key activation")

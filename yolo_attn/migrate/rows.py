@@ -9,10 +9,15 @@ from typing import Any
 
 import yaml
 
-from yolo_attn.errors import YoloAttnError
+from yolo_attn.errors import YoloAttnError, did_you_mean
 from yolo_attn.migrate.attention import CannotMeanError, Meaning, meaning_of
-from yolo_attn.migrate.designs import check_designs
-from yolo_attn.migrate.heads import leaky_activation, rewrite, without_unread_rows
+from yolo_attn.migrate.designs import all_names, check_designs, family_of
+from yolo_attn.migrate.heads import (
+    common_activation,
+    rewrite,
+    without_activation,
+    without_unread_rows,
+)
 from yolo_attn.migrate.widths import Scale, Widths, scales_of
 
 
@@ -98,7 +103,7 @@ def translate(
     result = Translation(model=translated, scale=scales[at].name)
     image = translated.get("channels", translated.get("ch", 3))
     widths = [Widths(s, image if isinstance(image, int) else 3) for s in scales]
-    if (activation := leaky_activation(rows)) is not None:
+    if (activation := common_activation(rows)) is not None:
         translated["activation"] = activation
     for i, row in enumerate(rows):
         before = row_text(row)
@@ -173,9 +178,11 @@ def _translate_row(
     Raises:
         CannotMeanError: It cannot be meant.
     """
-    from yolo_attn.registry import find_block
+    from yolo_attn.registry import find_block, known_names
     from yolo_attn.seam.host_rows import host_has
 
+    if isinstance(row[0], list) and len(row[0]) == 1 and _is_attention(row[2]):
+        row[0] = row[0][0]  # a block with one input reads a layer, not a list of one
     source, _, module, args = row
     here = widths[at]
     meaning = meaning_of(module, args, here.read_by(source), here.scale, designs)
@@ -184,10 +191,9 @@ def _translate_row(
             options = _at_every_scale(row, meaning, widths, designs)
             row[2], row[3] = meaning.block, [options] if options else []
         return meaning, ""
-    if activation is not None and module == "Conv":
-        row[3] = args[:3] if args[3] in (None, "None") and args[4] == 1 else [*args[:5], 1]
-        return None, f"{activation} is the key activation here"
-    found = rewrite(module, args, source)
+    found = (
+        without_activation(args, activation) if module == "Conv" else rewrite(module, args, source)
+    )
     if isinstance(found, str):
         raise CannotMeanError(found)
     if found is not None:
@@ -195,10 +201,19 @@ def _translate_row(
         row[0] = source if found.source is None else found.source
         return None, found.why
     if not host_has(module) and find_block(module) is None:
+        near = did_you_mean(module, [*known_names(), *all_names()])
         raise CannotMeanError(
             f"{module}: neither Ultralytics nor this project has it, and its meaning is not known"
+            f"{near}"
         )
     return None, ""
+
+
+def _is_attention(module: str) -> bool:
+    from yolo_attn.registry import find_block
+
+    info = find_block(module)
+    return family_of(module) is not None or (info is not None and not info.takes_list)
 
 
 def _at_every_scale(
@@ -240,10 +255,8 @@ def _build(result: Translation) -> None:
     """Count the translated model and its rows; what does not build is a refusal."""
     from yolo_attn.seam.dry_run import run
 
-    model = deepcopy(result.model)
-    model.pop("yaml_file", None)
     try:
-        layers, _ = run(model, result.scale or None)
+        layers, _ = run(result.model, result.scale or None)
     except YoloAttnError as error:
         result.refused.append(Refusal(None, f"the translated model does not build: {error}"))
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from yolo_attn.seam.parser import stock_module
@@ -19,3 +20,11 @@ def scaled_width(value: int, width: float, max_channels: float) -> int:
     from ultralytics.utils.ops import make_divisible
 
     return int(make_divisible(min(value, max_channels) * width, 8))
+
+
+def host_models() -> list[str]:
+    """File names of the detection models that the installed Ultralytics ships, sorted."""
+    import ultralytics
+
+    folder = Path(ultralytics.__file__).parent / "cfg" / "models"
+    return sorted(p.name for p in folder.glob("*/*.yaml") if "-" not in p.stem or "-p" in p.stem)
