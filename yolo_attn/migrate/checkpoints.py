@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -99,16 +99,16 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
 
 def migrate_checkpoint(
     path: str | Path,
-    designs: Mapping[str, str] | None = None,
     out: str | Path | None = None,
+    designs: Mapping[str, str] | None = None,
     overwrite: bool = False,
 ) -> Translation:
     """Migrate a fork's checkpoint.
 
     Args:
         path: The checkpoint.
-        designs: Module name -> design, where tensors do not tell (``{"CBAM": "max-first"}``).
         out: Where to write; None: nothing is written.
+        designs: Module name -> design, where tensors do not tell (``{"CBAM": "max-first"}``).
         overwrite: Whether `out` may be there already.
 
     Returns:
@@ -131,8 +131,7 @@ def migrate_checkpoint(
         return result
     counts = [sum(p.numel() for p in layer.parameters()) for layer in model.model]
     result.parameters = sum(counts)
-    for change in result.rows:
-        object.__setattr__(change, "parameters", counts[change.row])
+    result.rows = [replace(change, parameters=counts[change.row]) for change in result.rows]
     if out is not None:
         converted.write(checkpoint, model, Path(out), overwrite)
     return result

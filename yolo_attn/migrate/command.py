@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import json
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Sequence
 
 import typer
 
@@ -17,8 +15,6 @@ from yolo_attn.migrate.designs import FAMILIES, check_designs
 from yolo_attn.migrate.heads import ANCHOR_FREE
 from yolo_attn.migrate.names import LATER_NAMES
 from yolo_attn.migrate.rows import Translation, translate
-
-CHECKPOINTS = "yolo_attn.migrate.checkpoints"
 
 
 def migrate_command(
@@ -49,10 +45,17 @@ def migrate_command(
     if file is None:
         print("yolo-attn: error: migrate needs FILE (or --designs)", file=sys.stderr)
         raise typer.Exit(2)
-    chosen = chosen_designs(design)
     if Path(file).suffix == ".pt":
-        result = _checkpoint(Path(file), out, chosen, overwrite)
+        from yolo_attn.migrate.checkpoints import migrate_checkpoint
+
+        if scale or overlay:
+            print("yolo-attn: error: --scale and --overlay are for a YAML", file=sys.stderr)
+            raise typer.Exit(2)
+        # Which map a gate reads first is no matter of a YAML.
+        chosen = chosen_designs(design, ("max-first", "mean-first"))
+        result = migrate_checkpoint(file, out, chosen, overwrite)
     else:
+        chosen = chosen_designs(design)
         model, source = read_model(file, scale)
         result = translate(model, chosen, scale or model.get("scale"))
     _print(result, as_json)
@@ -60,10 +63,16 @@ def migrate_command(
         raise typer.Exit(1)
     if Path(file).suffix != ".pt":
         _write(result, source.name, out, overlay, overwrite, as_json)
+    elif out is not None:
+        print(f"wrote {out}", file=sys.stderr if as_json else sys.stdout)
 
 
-def chosen_designs(given: List[str]) -> Dict[str, str]:
+def chosen_designs(given: List[str], also: Sequence[str] = ()) -> Dict[str, str]:
     """``["CBAM=paper"] -> {"CBAM": "paper"}``.
+
+    Args:
+        given: What the user wrote.
+        also: Designs of CBAM besides those of the table.
 
     Raises:
         typer.Exit: One is no NAME=DESIGN, or unknown (wrong usage: exit code 2).
@@ -80,7 +89,7 @@ def chosen_designs(given: List[str]) -> Dict[str, str]:
             raise typer.Exit(2)
         chosen[name] = value
     try:
-        check_designs(chosen)
+        check_designs({k: v for k, v in chosen.items() if v not in also or "CBAM" not in k})
     except YoloAttnError as error:
         print(f"yolo-attn: error: {error}", file=sys.stderr)
         raise typer.Exit(2) from None
@@ -122,18 +131,6 @@ def read_model(name: str, scale: Optional[str] = None) -> tuple[dict[str, Any], 
 def _neighbours(path: Path) -> list[str]:
     folder = path.parent if path.parent.is_dir() else Path()
     return [p.name for p in folder.glob("*.y*ml")]
-
-
-def _checkpoint(
-    file: Path, out: Optional[Path], chosen: Dict[str, str], overwrite: bool
-) -> Translation:
-    """``checkpoints.migrate_checkpoint(file, out, designs, overwrite) -> Translation``."""
-    if importlib.util.find_spec(CHECKPOINTS) is None:
-        raise YoloAttnError(f"{file}: checkpoints cannot be migrated yet (accepted: a model YAML)")
-    found: Translation = importlib.import_module(CHECKPOINTS).migrate_checkpoint(
-        file, out, chosen, overwrite
-    )
-    return found
 
 
 def _print(result: Translation, as_json: bool) -> None:

@@ -42,6 +42,7 @@ _DTYPES = {
     for name in (
         *("float64", "float32", "float16", "bfloat16", "double", "float", "half"),
         *("int64", "int32", "int16", "int8", "uint8", "long", "int", "short", "bool"),
+        *("uint16", "uint32", "uint64"),
     )
 }
 # What numpy calls a scalar's type, and what the standard library calls it.
