@@ -21,6 +21,7 @@ def fork_model(
     row: str,
     args: list[Any],
     build: str,
+    classes: int = 3,
 ) -> Any:
     """A small detector whose layer 4 is a fork's module; all weights and statistics are random.
 
@@ -31,11 +32,12 @@ def fork_model(
         row: Name of the module in the YAML.
         args: Its arguments there.
         build: Expression of the module, given the width `c`.
+        classes: What the head tells apart.
     """
     from ultralytics.nn.tasks import DetectionModel
 
     d: dict[str, Any] = {
-        "nc": 3,
+        "nc": classes,
         "scales": {"n": [0.33, 0.25, 1024]},
         "scale": "n",
         "yaml_file": "yolov8n-fork.yaml",
@@ -96,7 +98,7 @@ def save_and_forget(model: Any, path: Path, **content: Any) -> None:
 def outputs(model: Any) -> list[torch.Tensor]:
     """Outputs of all layers for one image in float64."""
     torch.manual_seed(1)
-    x: Any = torch.rand(2, 3, 96, 64, dtype=torch.float64)
+    x: Any = torch.rand(2, 3, 104, 72, dtype=torch.float64)
     results: list[Any] = []
     with torch.no_grad():
         for layer in model.double().eval().model:

@@ -8,124 +8,15 @@ from typing import Any
 import pytest
 import torch
 
+from tests.processes import yolo
+from yolo_attn.data.synthetic import make_smallshapes
 from yolo_attn.errors import YoloAttnError
 from yolo_attn.migrate.checkpoints import migrate_checkpoint
 
+from . import fork_attention_blocks as attention
 from . import fork_blocks as fork
+from .fork_cases import CASES, SE_KEYS, cbam, coord
 from .fork_checkpoints import fork_model, outputs, save_and_forget
-
-Case = tuple[str, str, list[Any], str]
-
-
-def cbam(name: str = "CBAM", build: str = "(c)", args: Any = (256,), **keys: str) -> Case:
-    keys = {
-        **{"f1": "f1", "f2": "f2", "conv": "conv", "ca": "channel_attention"},
-        **{"sa": "spatial_attention"},
-        **keys,
-    }
-    return fork.CBAM_F.format(name=name, **keys), name, list(args), f"{name}{build}"
-
-
-def coord(name: str, build: str = "(c)", act: str = "h_swish", **keys: str) -> Case:
-    keys = {"conv1": "conv1", "h": "conv_h", "w": "conv_w", **keys}
-    return fork.COORD.format(name=name, act=act, **keys), name, [256], f"{name}{build}"
-
-
-def named(source: str, name: str, build: str, args: Any = (256,), **keys: str) -> Case:
-    return source.format(name=name, **keys) if keys or "{name}" in source else source, *(
-        name,
-        list(args),
-        build,
-    )
-
-
-def non_local(build: str) -> Case:
-    return named(fork.NON_LOCAL, "NLBlockND", f"NLBlockND{build}")
-
-
-SE_KEYS = {"act": "ReLU", "gate": "Sigmoid"}
-EMA_KEYS = {"gn": "gn", "one": "conv1x1", "three": "conv3x3"}
-# case -> (source, row, arguments, build), and the block that it becomes.
-CASES: dict[str, tuple[Case, str]] = {
-    "cbam": (cbam(), "CBAM"),
-    "cbam-fc-biases": (
-        cbam(build="(c, 6, 3, True, True)", f1="fc1", f2="fc2", conv="conv1", ca="ca", sa="sa"),
-        "CBAM",
-    ),
-    "cbam-spatial-bias": (cbam(build="(c, 16, 5, False, True)", f1="mlp0", f2="mlp1"), "CBAM"),
-    "cbam-block": (named(fork.CBAM_SE, "CBAMBlock", "CBAMBlock(c)"), "CBAM"),
-    "cbam-authors": (named(fork.CBAM_AUTHORS, "CBAM", "CBAM(c, 8, 5)"), "CBAM"),
-    "se": (named(fork.SE, "SEAttention", "SEAttention(c)", **SE_KEYS), "SE"),
-    "se-biases": (named(fork.SE, "SEBlock", "SEBlock(c, 16, True)", **SE_KEYS), "SE"),
-    "se-hard": (
-        named(fork.SE, "SeNet", "SeNet(c, 8)", act="SiLU", gate="Hardsigmoid"),
-        "SE",
-    ),
-    "se-l1-l2": (named(fork.SE_L, "SE", "SE(c)", [1024]), "SE"),
-    "eca": (named(fork.ECA, "ECA", "ECA(c)", conv="conv"), "ECA"),
-    "eca-attention": (named(fork.ECA, "ECAAttention", "ECAAttention(c, 7)", conv="c1d"), "ECA"),
-    "coord": (coord("CoordAtt"), "CoordAtt"),
-    "coord-ca-bare": (coord("CA", "(c, 4, False)"), "CoordAtt"),
-    "coord-silu": (coord("CoordAtt", "(c, 16)", "nn.SiLU"), "CoordAtt"),
-    "coord-cablock-relu": (
-        coord("CABlock", "(c, 6, False)", "nn.ReLU", conv1="conv_1x1", h="F_h", w="F_w"),
-        "CoordAtt",
-    ),
-    "ema": (named(fork.EMA, "EMA", "EMA(c)", **EMA_KEYS), "EMA"),
-    "ema-32": (
-        named(fork.EMA, "EMAttention", "EMAttention(c, 32)", gn="norm", one="cv1", three="cv2"),
-        "EMA",
-    ),
-    "simam": (named(fork.SIMAM, "SimAM", "SimAM(c)", ["1e-4"]), "SimAM"),
-    "simam-lambda": (named(fork.SIMAM, "SimAm", "SimAm(c, 0.1)"), "SimAM"),
-    "gam-attention": (named(fork.GAM_GROUPED, "GAM_Attention", "GAM_Attention(c)"), "GAM"),
-    "gam-full": (named(fork.GAM_GROUPED, "GAMAttention", "GAMAttention(c, 8, 1)"), "GAM"),
-    "gam-replicate": (named(fork.GAM_REPLICATE, "GAM", "GAM(c)", [4]), "GAM"),
-    "mlca": (named(fork.MLCA, "MLCA", "MLCA(c)"), "MLCA"),
-    "mlca-other": (named(fork.MLCA, "MLCA", "MLCA(c, 4, 5, 0.3)", []), "MLCA"),
-    "lsk": (named(fork.LSK, "LSKblock", "LSKblock(c)", []), "LSK"),
-    "criss-cross": (
-        named(fork.CRISS_CROSS, "CrissCrossAttention", "CrissCrossAttention(c)"),
-        "CrissCross",
-    ),
-    "criss-cross-narrow": (
-        named(fork.CRISS_CROSS, "CrissCrossAttention", "CrissCrossAttention(c, 3)"),
-        "CrissCross",
-    ),
-    "non-local": (non_local("(c)"), "NonLocal"),
-    "non-local-dot": (non_local("(c, 6, 'dot', False)"), "NonLocal"),
-    "non-local-gaussian": (non_local("(c, 16, 'gaussian')"), "NonLocal"),
-    "non-local-concatenate": (non_local("(c, 16, 'concatenate')"), "NonLocal"),
-    "global-context": (
-        named(fork.GLOBAL_CONTEXT, "GlobalContext", "GlobalContext(c)"),
-        "GlobalContext",
-    ),
-    "global-context-both": (
-        named(fork.GLOBAL_CONTEXT, "GlobalContext", "GlobalContext(c, 5, True)"),
-        "GlobalContext",
-    ),
-    "context-aggregation": (
-        named(fork.CONTEXT_AGGREGATION, "ContextAggregation", "ContextAggregation(c)", []),
-        "ContextAggregation",
-    ),
-    "context-aggregation-ca": (
-        named(fork.CONTEXT_AGGREGATION, "CA", "CA(c, 16)", []),
-        "ContextAggregation",
-    ),
-    "bi-level": (
-        named(fork.BI_LEVEL, "BiLevelRoutingAttention", "BiLevelRoutingAttention(c)", []),
-        "BiFormer",
-    ),
-    "bi-level-side": (
-        named(
-            fork.BI_LEVEL,
-            "BiLevelRoutingAttention",
-            "BiLevelRoutingAttention(c, 8, 7, 4, 5)",
-            [],
-        ),
-        "BiFormer",
-    ),
-}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -219,12 +110,12 @@ def test_half_precision_stays_and_adjusted_statistics_lose_nothing(
     migrated = torch.load(tmp_path / "out.pt", weights_only=False)["model"]
     assert migrated.model[0].conv.weight.dtype == torch.float16
     assert migrated.model[4].conv1.weight.dtype == torch.float16
-    assert migrated.model[4].norm.running_mean.dtype == torch.float64
+    assert migrated.model[4].norm.running_var.dtype == torch.float64
     found = outputs(migrated)
     assert all((a - b).abs().max() < 1e-9 for a, b in zip(found, outputs(model)))
 
 
-def test_stock_loads_validates_and_trains_the_migrated_checkpoint(
+def test_stock_loads_the_migrated_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from ultralytics import YOLO
@@ -273,7 +164,7 @@ REFUSED: dict[str, tuple[str, str, str]] = {
     ),
     "gam-reflect": (fork.GAM_REPLICATE.replace('"replicate"', '"reflect"'), "GAM(c)", "reflect"),
     "bi-level-soft": (
-        fork.BI_LEVEL.replace("= self.diff_routing = False", "= self.diff_routing = True"),
+        attention.BI_LEVEL.replace("= self.diff_routing = False", "= self.diff_routing = True"),
         "BiLevelRoutingAttention(c)",
         "soft_routing",
     ),
@@ -411,3 +302,25 @@ def test_the_command_prints_rows_and_writes(
     assert found["refused"] == []
     assert found["rows"][0]["block"] == "ECA" and found["rows"][0]["parameters"] == 3
     assert found["rows"][0]["before"] == "[-1, 1, ECA, [256]]"
+
+
+@pytest.mark.slow
+def test_yolo_val_and_train_read_the_migrated_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_smallshapes(tmp_path / "shapes", image_size=96, train_images=6, val_images=2)
+    (tmp_path / "shapes.yaml").write_text(
+        f"path: {tmp_path / 'shapes'}\ntrain: images/train\nval: images/val\n"
+        "names: [disk, square, triangle, cross, ring]\n"
+    )
+    source, row, args, build = CASES["cbam"][0]
+    model = fork_model(tmp_path, monkeypatch, source, row, args, build, classes=5)
+    save_and_forget(model, tmp_path / "best.pt")
+    migrate_checkpoint(tmp_path / "best.pt", tmp_path / "out.pt")
+    common = ("data=shapes.yaml", "imgsz=96", "device=cpu", "workers=0", "plots=False")
+    yolo("detect", "val", "model=out.pt", *common, cwd=tmp_path)
+    done = yolo(*("detect", "train", "model=out.pt", *common, "epochs=1", "batch=3"), cwd=tmp_path)
+    said = done.stdout + done.stderr
+    assert "yolo_attn.blocks.cbam.CBAM" in said
+    number = len(model.state_dict())
+    assert f"Transferred {number}/{number}" in said

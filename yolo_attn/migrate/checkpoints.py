@@ -7,7 +7,8 @@ names. What is not exactly one or the other is refused by name, and nothing is w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -60,6 +61,9 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     Raises:
         YoloAttnError: It is no such checkpoint.
     """
+    from yolo_attn.seam.location import Location
+    from yolo_attn.seam.model_checks import check_model
+
     path = Path(path)
     content = read_checkpoint(path)
     if is_module(content):
@@ -88,6 +92,18 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     ):
         raise YoloAttnError(
             f"{path}: its model has no YAML with backbone and head (fused? exported?)"
+        )
+    # Files of strangers: nothing is asked of rows and scales before their form is known.
+    with _named(path):
+        check_model(yaml, Location(yaml))
+    if any(row[2] == "TorchVision" for row in checkpoint.rows):
+        raise YoloAttnError(
+            f"{path}: a row TorchVision loads weights from the network while it is built (accepted: "
+            "a model without)"
+        )
+    if any(layer.path.startswith("yolo_attn.") for layer in checkpoint.layers):
+        raise YoloAttnError(
+            f"{path}: a checkpoint of this project already, `yolo` reads it as it is"
         )
     if len(checkpoint.rows) != len(checkpoint.layers):
         raise YoloAttnError(
@@ -145,7 +161,8 @@ def _translate(
     from yolo_attn.seam.location import PROVENANCE
 
     orders = {k: v for k, v in designs.items() if v in ORDERS}
-    by_yaml = translate(checkpoint.yaml, {k: v for k, v in designs.items() if k not in orders})
+    with _named(checkpoint.path):
+        by_yaml = translate(checkpoint.yaml, {k: v for k, v in designs.items() if k not in orders})
     d = by_yaml.model
     result = Translation(model=d, scale=by_yaml.scale)
     d.pop("yaml_file", None)
@@ -162,6 +179,10 @@ def _translate(
         for i, layer in enumerate(checkpoint.layers)
         if not _is_known(checkpoint.rows[i][2], layer) and (rule := _rule_of(layer))
     }
+    for i in own:
+        if not isinstance(rows[i][0], int):
+            said = f"{checkpoint.rows[i][2]}: reads {rows[i][0]} (accepted: one map)"
+            result.refused.append(Refusal(i, said))
     for i, why in refused.items():
         if i is not None and i not in own:
             result.refused.append(Refusal(i, why))
@@ -172,11 +193,8 @@ def _translate(
     for i, rule in own.items():
         name, modules = _modules_of(checkpoint.layers[i])
         try:
-            width = channels[i]
-            if width is None:
-                raise CannotMapError("reads several maps (accepted: one)")
             design = designs.get(name) or designs.get(checkpoint.rows[i][2]) or ""
-            mapped[i] = [rule(Parts(m, width, design)) for m in modules]
+            mapped[i] = [rule(Parts(m, channels[i], design)) for m in modules]
             if any(m.options != mapped[i][0].options for m in mapped[i]):
                 raise CannotMapError("repeats modules of different options")
         except CannotMapError as reason:
@@ -194,8 +212,6 @@ def _is_known(name: Any, layer: SavedModule) -> bool:
     """Whether a row is one of the installed Ultralytics or already ours."""
     from yolo_attn.seam.host_rows import host_has
 
-    if layer.path.startswith("yolo_attn."):
-        return True
     return host_has(name) and layer.path.split(".")[0] in ("ultralytics", "torch", "torchvision")
 
 
@@ -214,7 +230,7 @@ def _rule_of(layer: SavedModule) -> Any:
 
 def _channels(
     checkpoint: Checkpoint, rows: list[list[Any]], own: Mapping[int, Any], d: dict[str, Any]
-) -> dict[int, int | None]:
+) -> dict[int, int]:
     """C of what each own row reads, from a model without storage in which they do nothing."""
     from yolo_attn.seam.dry_run import run
 
@@ -222,20 +238,17 @@ def _channels(
     copies = [*model["backbone"], *model["head"]]
     for i in own:
         copies[i][1:] = [1, "nn.Identity", []]
-    try:
+    with _named(checkpoint.path):
         _, outputs = run(model)
+    sources = {i: rows[i][0] + (i if rows[i][0] < 0 else 0) for i in own}
+    image = d.get("channels", d.get("ch", 3))
+    return {i: int(outputs[at].shape[1]) if at >= 0 else image for i, at in sources.items()}
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Errors about the model inside say in which file it is."""
+    try:
+        yield
     except YoloAttnError as error:
-        raise YoloAttnError(
-            f"{checkpoint.path}: without its attention rows the model does not build: {error}"
-        ) from None
-    found: dict[int, int | None] = {}
-    for i in own:
-        source = rows[i][0]
-        if isinstance(source, list) and len(source) == 1:
-            source = source[0]
-        if not isinstance(source, int):
-            found[i] = None
-            continue
-        at = i + source if source < 0 else source
-        found[i] = int(outputs[at].shape[1]) if at >= 0 else d.get("channels", d.get("ch", 3))
-    return found
+        raise YoloAttnError(f"{path}: {error}") from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,27 +50,23 @@ def build(
     """
     from ultralytics.nn import tasks
 
+    from yolo_attn.seam.dry_run import run
+
     task = tasks.guess_model_task(dict(d))
     if task not in MODEL_CLASSES:
         why = f"{checkpoint.model.name}: a model for {task} (accepted: {', '.join(MODEL_CLASSES)})"
         return None, [Refusal(None, why)]
-    kind = getattr(tasks, MODEL_CLASSES[task])
-    with torch.random.fork_rng(devices=[]):
-        try:
+    try:
+        # Without storage first: a YAML may ask for more than its tensors are, or than there is.
+        empty, _ = run(deepcopy(dict(d)))
+        if refused := _put(checkpoint, empty, mapped, _check):
+            return None, refused
+        with torch.random.fork_rng(devices=[]):
+            kind = getattr(tasks, MODEL_CLASSES[task])
             model = kind(cfg=deepcopy(dict(d)), ch=d.get("channels", d.get("ch", 3)), verbose=False)
-        except YoloAttnError as error:
-            return None, [Refusal(None, f"the migrated model does not build: {error}")]
-    refused = []
-    for i, (saved, layer) in enumerate(zip(checkpoint.layers, model.model)):
-        try:
-            if i in mapped:
-                _fill_own(layer, mapped[i])
-            else:
-                check_same(saved, layer)
-                _fill(layer, saved.state())
-        except _DoesNotFitError as reason:
-            refused.append(Refusal(i, f"{saved.name}: {reason}"))
-    if refused:
+    except YoloAttnError as error:
+        return None, [Refusal(None, f"the migrated model does not build: {error}")]
+    if refused := _put(checkpoint, model.model, mapped, _fill):
         return None, refused
     _describe(checkpoint, model)
     return model.eval(), []
@@ -80,17 +76,43 @@ class _DoesNotFitError(Exception):
     """A layer that is not what the file has."""
 
 
-def _fill_own(layer: nn.Module, mapped: list[Mapped]) -> None:
+def _put(
+    checkpoint: Checkpoint,
+    layers: nn.Sequential,
+    mapped: Mapping[int, list[Mapped]],
+    use: Callable[[nn.Module, Mapping[str, Tensor]], None],
+) -> list[Refusal]:
+    """Hand each layer its tensors; returns what does not fit."""
+    refused = []
+    for i, (saved, layer) in enumerate(zip(checkpoint.layers, layers)):
+        try:
+            if i in mapped:
+                _put_own(layer, mapped[i], use)
+            else:
+                check_same(saved, layer)
+                use(layer, saved.state())
+        except _DoesNotFitError as reason:
+            refused.append(Refusal(i, f"{saved.name}: {reason}"))
+    return refused
+
+
+def _put_own(
+    layer: nn.Module,
+    mapped: list[Mapped],
+    use: Callable[[nn.Module, Mapping[str, Tensor]], None],
+) -> None:
     modules = [layer] if len(mapped) == 1 else list(layer.children())
+    if len(modules) != len(mapped):
+        raise _DoesNotFitError(f"is {len(mapped)} modules there, {len(modules)} here")
     for module, one in zip(modules, mapped):
-        _fill(module, one.tensors)
+        use(module, one.tensors)
         for name, value in one.settings.items():
             owner, _, attribute = name.rpartition(".")
             setattr(module.get_submodule(owner), attribute, value)
 
 
-def _fill(layer: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Put tensors in their places, types as in the file; all of both sides have to be used."""
+def _check(layer: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that are not the layer's; all of both sides have to be used."""
     own = layer.state_dict()
     late = {k for k in own if k.endswith("num_batches_tracked")}  # missing in the oldest files
     missing, extra = set(own) - set(tensors) - late, set(tensors) - set(own)
@@ -110,6 +132,12 @@ def _fill(layer: nn.Module, tensors: Mapping[str, Tensor]) -> None:
             )
         if tensor.is_floating_point() != own[name].is_floating_point():
             raise _DoesNotFitError(f"{name} is {tensor.dtype} there, {own[name].dtype} here")
+
+
+def _fill(layer: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Put tensors in their places, types as in the file."""
+    _check(layer, tensors)
+    for name, tensor in tensors.items():
         owner, _, key = name.rpartition(".")
         module = layer.get_submodule(owner)
         if key in module._parameters:
