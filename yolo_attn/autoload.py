@@ -37,7 +37,7 @@ REDIRECTS = {
         "RTDETRDetectionModel.loss": "yolo_attn.seam.losses:loss",
         "WorldModel.loss": "yolo_attn.seam.losses:loss",
         "YOLOEModel.loss": "yolo_attn.seam.losses:loss",
-        "BaseModel.load": "yolo_attn.seam.weights:load",
+        "BaseModel.load": "yolo_attn.transfer.load:load",
     },
     "ultralytics.engine.model": {"Model._new": "yolo_attn.seam.build_errors:new_model"},
     "ultralytics.engine.trainer": {

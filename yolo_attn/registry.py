@@ -15,6 +15,7 @@ from weakref import WeakSet
 
 from yolo_attn.errors import YoloAttnError, did_you_mean
 from yolo_attn.versions import earlier_defaults
+from yolo_attn.yaml_numbers import read_number
 
 if TYPE_CHECKING:
     from torch import nn
@@ -131,6 +132,8 @@ class BlockInfo:
             raise YoloAttnError(
                 f"{self.name} needs the option {missing[0]!r} (options: {accepted})"
             )
+        parameters = inspect.signature(self.cls.__init__).parameters
+        bound = {name: read_number(value, parameters[name]) for name, value in bound.items()}
         # A model of an older version means that version's defaults.
         bound = {**earlier_defaults(self.name), **bound}
         last = max((names.index(n) for n in bound), default=-1)
@@ -307,11 +310,32 @@ def block_info(name: str) -> BlockInfo:
     """
     info = find_block(name)
     if info is None:
+        meant = in_this_project(name)
+        if meant:
+            raise YoloAttnError(
+                f"unknown block {name!r}, {meant}; `yolo-attn migrate FILE` translates forks' YAMLs"
+            )
         raise YoloAttnError(
             f"unknown block {name!r}{did_you_mean(name, known_names())} (`yolo-attn blocks` lists "
             "them all)"
         )
     return info
+
+
+def in_this_project(name: object) -> str:
+    """What a name of the field is here: ``"in this project: SE (without biases)"``.
+
+    Empty for any other name, and for our own.
+    """
+    from yolo_attn.migrate.names import field_name
+
+    found = None if find_block(name) else field_name(name)
+    if found is None:
+        return ""
+    known = f"in this project: {' or '.join(found.blocks)}"
+    return (known if found.blocks else "not in this project yet") + (
+        f" ({found.note})" if found.note else ""
+    )
 
 
 def known_names() -> list[str]:

@@ -29,6 +29,7 @@ from yolo_attn.blocks._common import (
 from yolo_attn.blocks._norm import batch_norm
 from yolo_attn.errors import YoloAttnError
 from yolo_attn.ops.attention import attend, attention_rows
+from yolo_attn.ops.joint_projection import project_jointly
 from yolo_attn.ops.relu_affinity import relu_affinity
 from yolo_attn.registry import register
 
@@ -216,8 +217,12 @@ class NonLocal(nn.Module):
         return tokens(self.theta(x)), tokens(self._after(self.phi(source)))
 
     def _softmax_sum(self, x: Tensor) -> Tensor:
-        q, k = self._queries_keys(x)
-        g = tokens(self._after(self.g(self._keys_input(x))))
+        if self.mode == "embedded_gaussian" and self.sub_sample != "before":
+            theta, phi, values = project_jointly(x, self.theta, self.phi, self.g)
+            q, k, g = (tokens(y) for y in (theta, self._after(phi), self._after(values)))
+        else:
+            q, k = self._queries_keys(x)
+            g = tokens(self._after(self.g(self._keys_input(x))))
         return attend(q, k, g.to(q.dtype), self.scale).to(g.dtype)
 
     def _unnormalised_sum(self, x: Tensor) -> Tensor:

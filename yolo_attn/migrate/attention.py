@@ -53,7 +53,7 @@ def meaning_of(
         args: Its arguments.
         channels: C of what it reads; a list for several inputs, None where unknown.
         scale: The scale at which C holds.
-        designs: Choices of the user, module name or family's first name -> design.
+        designs: Choices of the user, module name -> design.
 
     Returns:
         The meaning; None for a module that is no attention row of ours or of the field.
@@ -97,7 +97,7 @@ def meaning_of(
     parameters = count(design.block, channels, options)
     why = [
         *_what_changed(module, design, read, channels, options),
-        *_doubt(family, design, read, channels),
+        *_doubt(module, family, design, read, channels),
     ]
     return Meaning(design.block, options, parameters, "; ".join(why), design.floor)
 
@@ -105,7 +105,7 @@ def meaning_of(
 def _chosen(
     module: str, family: Family, designs: Mapping[str, str], args: Sequence[Any], ours: bool
 ) -> Design:
-    wanted = designs.get(module) or designs.get(family.names[0])
+    wanted = next((d for name, d in designs.items() if name.lower() == module.lower()), None)
     if wanted is not None:
         return next(d for d in family.designs if d.name == wanted)
     # `DoubleAttention []` is a row of this project as well; with numbers it is a fork's.
@@ -208,7 +208,9 @@ def _what_changed(
     return said or ["the same here"]
 
 
-def _doubt(family: Family, design: Design, read: Arguments, channels: Any) -> list[str]:
+def _doubt(
+    module: str, family: Family, design: Design, read: Arguments, channels: Any
+) -> list[str]:
     """What the YAML cannot tell: every design with its parameters."""
     if len(family.designs) < 2:
         return []
@@ -224,7 +226,7 @@ def _doubt(family: Family, design: Design, read: Arguments, channels: Any) -> li
         counted.append(f"{other.name}{taken} {number}")
     return [
         f"the YAML cannot tell which design: {', '.join(counted)} parameters (--design "
-        f"{family.names[0]}=NAME)"
+        f"{module}=NAME)"
     ]
 
 

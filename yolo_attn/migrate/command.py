@@ -109,8 +109,8 @@ def read_model(name: str, scale: Optional[str] = None) -> tuple[dict[str, Any], 
     Raises:
         YoloAttnError: It cannot be read, or is no plain model.
     """
-    from yolo_attn.seam.model_checks import check_size
-    from yolo_attn.seam.overlay import is_overlay, read_yaml, scale_of, without_scale
+    from yolo_attn.overlay.model_checks import check_size
+    from yolo_attn.overlay.model_files import is_overlay, read_yaml, scale_of, without_scale
 
     path = next((p for p in (Path(name), Path(without_scale(name))) if p.is_file()), None)
     if path is None:

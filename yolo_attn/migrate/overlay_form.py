@@ -115,14 +115,14 @@ def _nearest(rows: list[_Row], blocks: list[int]) -> tuple[str, list[int]] | Non
 
 def known_bases() -> list[str]:
     """Model YAMLs of the installed Ultralytics and the zoo's bases."""
+    from yolo_attn.overlay.host_rows import host_models
     from yolo_attn.paths import zoo_dir
-    from yolo_attn.seam.host_rows import host_models
 
     return [*host_models(), *sorted(p.name for p in (zoo_dir() / "bases").glob("*.yaml"))]
 
 
 def _rows_of_base(name: str) -> list[_Row]:
-    from yolo_attn.seam.dry_run import load_model_yaml
+    from yolo_attn.overlay.dry_run import load_model_yaml
 
     try:
         base = load_model_yaml(name)
@@ -155,7 +155,7 @@ def _overlay(
 
 def _scaling(model: Mapping[str, Any], name: str) -> dict[str, Any]:
     """The keys that give the overlay the model's depth and width."""
-    from yolo_attn.seam.dry_run import load_model_yaml
+    from yolo_attn.overlay.dry_run import load_model_yaml
 
     base = load_model_yaml(name)
     if model.get("scales"):
@@ -179,7 +179,7 @@ def _starts_with_width(row: Sequence[Any]) -> bool:
 
 
 def _expanded(overlay: Mapping[str, Any], scale: str) -> dict[str, Any]:
-    from yolo_attn.seam.overlay import expand
+    from yolo_attn.overlay.expand import expand
 
     first = next(iter(overlay.get("scales") or {}), "")
     return expand(dict(overlay), Path("overlay.yaml"), "overlay.yaml", scale or first)

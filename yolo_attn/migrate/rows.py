@@ -142,14 +142,17 @@ def translate(
 
 def _rows_of(model: Mapping[str, Any]) -> list[list[Any]]:
     """The rows of both sections, the same lists that stand in the model."""
+    file = str(model.get("yaml_file") or "model")
     sections = [model.get(k) for k in ("backbone", "head")]
     if not all(isinstance(s, list) and s for s in sections):
-        raise YoloAttnError("no model YAML (accepted: one with the lists backbone and head)")
+        raise YoloAttnError(f"{file}: no model YAML (accepted: the lists backbone and head)")
     rows: list[Any] = [row for section in sections for row in section or ()]
     for i, row in enumerate(rows):
         good = isinstance(row, list) and len(row) == 4 and isinstance(row[2], str)
         if not good or not isinstance(row[3], list):
-            raise YoloAttnError(f"row {i}: {row!r} (accepted: [from, repeats, module, args])")
+            raise YoloAttnError(
+                f"{file} row {i}: {row!r} (accepted: [from, repeats, module, args])"
+            )
     return rows
 
 
@@ -178,8 +181,8 @@ def _translate_row(
     Raises:
         CannotMeanError: It cannot be meant.
     """
+    from yolo_attn.overlay.host_rows import host_has
     from yolo_attn.registry import find_block, known_names
-    from yolo_attn.seam.host_rows import host_has
 
     if isinstance(row[0], list) and len(row[0]) == 1 and _is_attention(row[2]):
         row[0] = row[0][0]  # a block with one input reads a layer, not a list of one
@@ -253,7 +256,7 @@ def _cut_auxiliary(model: dict[str, Any], rows: list[list[Any]], result: Transla
 
 def _build(result: Translation) -> None:
     """Count the translated model and its rows; what does not build is a refusal."""
-    from yolo_attn.seam.dry_run import run
+    from yolo_attn.overlay.dry_run import run
 
     try:
         layers, _ = run(result.model, result.scale or None)

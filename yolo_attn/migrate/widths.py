@@ -37,7 +37,7 @@ class Scale:
 
     def channels(self, declared: int) -> int:
         """The channels that a declared width becomes here."""
-        from yolo_attn.seam.host_rows import scaled_width
+        from yolo_attn.overlay.host_rows import scaled_width
 
         return scaled_width(declared, self.width, self.max_channels)
 

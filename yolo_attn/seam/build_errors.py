@@ -20,8 +20,8 @@ def new_model(original: FunctionType, model: Any, cfg: Any, *args: Any, **kwargs
     except Exception as error:
         from ultralytics.nn import tasks
 
-        from yolo_attn.seam import dry_run
-        from yolo_attn.seam.model_checks import names_ours
+        from yolo_attn.overlay import dry_run
+        from yolo_attn.overlay.model_checks import names_ours
 
         try:
             d = tasks.yaml_model_load(cfg)

@@ -12,7 +12,8 @@ from types import FunctionType
 from typing import Any
 
 from yolo_attn.errors import YoloAttnError
-from yolo_attn.seam.provenance import stamp_checkpoint
+from yolo_attn.overlay.location import note_checkpoint
+from yolo_attn.overlay.provenance import stamp_checkpoint
 
 PACKAGE = "yolo_attn"
 
@@ -31,7 +32,7 @@ def torch_safe_load(original: FunctionType, weight: Any, safe_only: bool | None 
     try:
         # Versions differ in the default of safe_only: pass it on only if it was given.
         result = guarded(weight) if safe_only is None else guarded(weight, safe_only)
-        _walk(result[0])
+        _walk(result[0], weight)
         return result
     except (YoloAttnError, FileNotFoundError):
         raise
@@ -54,16 +55,17 @@ def torch_safe_load(original: FunctionType, weight: Any, safe_only: bool | None 
         ) from error
 
 
-def _walk(checkpoint: Any) -> None:
+def _walk(checkpoint: Any, weight: Any) -> None:
     """Visit all modules once: one that lost its parts in the file fails here, not in a forward.
 
-    A model of ours learns which version it is of.
+    A model of ours learns which version it is of, and messages where any model is from.
     """
     for key in ("ema", "model"):
         model = checkpoint.get(key) if isinstance(checkpoint, dict) else None
         for _ in model.modules() if model is not None and hasattr(model, "modules") else ():
             pass
         stamp_checkpoint(model)
+        note_checkpoint(getattr(model, "yaml", None), str(weight))
 
 
 def _guards(original: FunctionType, weight: Any) -> dict[str, Any]:

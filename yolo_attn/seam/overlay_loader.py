@@ -11,11 +11,10 @@ import yaml
 
 from yolo_attn import __version__
 from yolo_attn.errors import YoloAttnError
-from yolo_attn.paths import is_shipped
-from yolo_attn.seam.location import PROVENANCE
-from yolo_attn.seam.model_checks import names_ours
-from yolo_attn.seam.overlay import (
-    expand,
+from yolo_attn.overlay.expand import expand
+from yolo_attn.overlay.location import PROVENANCE, forget_checkpoint
+from yolo_attn.overlay.model_checks import names_ours
+from yolo_attn.overlay.model_files import (
     is_overlay,
     read_yaml,
     refuse_lost_scale,
@@ -23,6 +22,7 @@ from yolo_attn.seam.overlay import (
     syntax_error,
     without_scale,
 )
+from yolo_attn.paths import is_shipped
 
 
 def yaml_model_load(original: FunctionType, path: Any) -> dict[str, Any]:
@@ -46,6 +46,7 @@ def yaml_model_load(original: FunctionType, path: Any) -> dict[str, Any]:
         d[PROVENANCE] = {"version": __version__}
     if file is not None:
         refuse_lost_scale(path, file, d)
+    forget_checkpoint(d)
     return d
 
 

@@ -9,7 +9,6 @@ the stock evaluation of string arguments and the stock chain of ``if m in ...``;
 from __future__ import annotations
 
 import ast
-import importlib
 import inspect
 import textwrap
 from ast import unparse
@@ -21,15 +20,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from yolo_attn.errors import YoloAttnError, did_you_mean
+from yolo_attn.errors import YoloAttnError
+from yolo_attn.overlay.location import PROVENANCE, Location
+from yolo_attn.overlay.model_checks import check_model, names_ours
+from yolo_attn.overlay.modules import check_modules, is_ours, refuse_unknown_block
+from yolo_attn.overlay.provenance import STAMP, version_of
+from yolo_attn.overlay.row_guards import point_to_migrate, refuse_width, scaled
 from yolo_attn.paths import find_shipped
-from yolo_attn.registry import BlockInfo, find_block, known_names
-from yolo_attn.seam.compat import UnexpectedHostError, host_version
+from yolo_attn.registry import BlockInfo, find_block
+from yolo_attn.seam.compat import UnexpectedHostError
 from yolo_attn.seam.host_modules import Index
-from yolo_attn.seam.location import PROVENANCE, Location
 from yolo_attn.seam.loss_choice import check_loss
-from yolo_attn.seam.model_checks import check_model, names_ours
-from yolo_attn.seam.provenance import STAMP, version_of
 from yolo_attn.versions import made_before, made_by
 
 HELPER = "__yolo_attn_row__"
@@ -55,13 +56,13 @@ def _of_the_zoo(d: dict[str, Any]) -> bool:
 
 def _parse_model(original: FunctionType, d: dict[str, Any], ch: int, verbose: bool) -> Any:
     rows = _rows(d)
-    if not names_ours(d) and not any(_is_ours(row[2], original) for row in rows or ()):
-        _refuse_misspelt_block(d, rows, original)
+    if not names_ours(d) and not any(is_ours(row[2], original) for row in rows or ()):
+        refuse_unknown_block(d, rows, original)
         return original(d, ch, verbose)
 
     where = Location(d)
     check_model(d, where)
-    _refuse_misspelt_block(d, rows, original)
+    refuse_unknown_block(d, rows, original)
     check_modules(d, where)
     extended = FunctionType(
         _extended_code(original), {**original.__globals__, HELPER: Rows(original, where)}
@@ -92,68 +93,6 @@ def _rows(d: Any) -> list[Any] | None:
         return None
 
 
-def stock_module(name: Any, tasks_globals: dict[str, Any]) -> bool:
-    """Whether the installed ``parse_model`` resolves this module name itself."""
-    if not isinstance(name, str):
-        return False
-    for prefix in ("nn.", "torchvision.ops."):
-        if name.startswith(prefix):
-            holder = importlib.import_module("torch.nn" if prefix == "nn." else prefix[:-1])
-            found = getattr(holder, name[len(prefix) :], None)
-            return isinstance(found, type) and issubclass(found, nn.Module)
-    found = tasks_globals.get(name)
-    return isinstance(found, type) and issubclass(found, nn.Module)
-
-
-def known_module(name: Any, tasks_globals: dict[str, Any]) -> bool:
-    """Whether a row may name this module."""
-    return (
-        stock_module(name, tasks_globals) or name == Index.__name__ or find_block(name) is not None
-    )
-
-
-def _is_ours(name: Any, original: FunctionType) -> bool:
-    return not stock_module(name, original.__globals__) and known_module(name, original.__globals__)
-
-
-def _refuse_misspelt_block(
-    d: dict[str, Any], rows: list[Any] | None, original: FunctionType
-) -> None:
-    """Name the nearest blocks for an unknown module; stock says a bare KeyError."""
-    for i, row in enumerate(rows or ()):
-        name = row[2]
-        if (
-            not isinstance(name, str)
-            or known_module(name, original.__globals__)
-            or name in original.__globals__
-        ):
-            continue
-        # Near one of ours, or in a model of ours: the error is ours to explain. Else it is
-        # Ultralytics'.
-        hint = did_you_mean(name, known_names())
-        if hint or "yolo_attn" in d or any(_is_ours(r[2], original) for r in rows or ()):
-            raise YoloAttnError(
-                f"{Location(d).of_layer(i)}: unknown block {name!r}{hint or ','} neither "
-                f"Ultralytics {host_version()} nor yolo_attn has it (`yolo-attn blocks` lists ours)"
-            )
-
-
-def check_modules(d: dict[str, Any], where: Location) -> None:
-    """Refuse rows that name something else than a module (stock would call any name it imports).
-
-    Raises:
-        YoloAttnError: Names file, row and name.
-    """
-    from ultralytics.nn import tasks
-
-    for i, row in enumerate([*d["backbone"], *d["head"]]):
-        if not known_module(row[2], vars(tasks)):
-            raise YoloAttnError(
-                f"{where.of_layer(i)}: {row[2]!r} is no module of Ultralytics {host_version()}, "
-                f"torch.nn, torchvision.ops or yolo_attn{did_you_mean(row[2], known_names())}"
-            )
-
-
 @dataclass
 class Row:
     """What the extended ``parse_model`` needs of one of our rows."""
@@ -181,7 +120,7 @@ class Rows:
                     f"{self.where.of_layer(i)}: {name} reads layer {source}, which has several "
                     "outputs; put an Index row in between that picks one"
                 )
-        if not picks_ours and not _is_ours(name, self.original):
+        if not picks_ours and not is_ours(name, self.original):
             return None
         info = find_block(name)
         try:
@@ -204,10 +143,15 @@ class Rows:
                     f"{info.name}: identity_start={identity_start!r} is not accepted (accepted: "
                     "true, false)"
                 )
-        options = self._scaled(info, info.bind(args), local)
+        file = self.where.source
+        refuse_width(info, args, channels, local, file)
         cls: type[nn.Module] = info.cls
-        positional: list[Any] = [channels, *options]
-        probe = _probe(cls, positional)
+        try:
+            options = scaled(info, info.bind(args), local)
+            positional: list[Any] = [channels, *options]
+            probe = _probe(cls, positional)
+        except YoloAttnError as error:
+            raise point_to_migrate(error, args, file) from None
         dimension = getattr(probe, "map_dimension", 2)
         if dimension != 2:
             raise YoloAttnError(
@@ -271,30 +215,6 @@ class Rows:
             )
         channels = [ch[s] for s in sources]
         return channels if info.takes_list else channels[0]
-
-    @staticmethod
-    def _scaled(info: BlockInfo, options: list[Any], local: dict[str, Any]) -> list[Any]:
-        """Channel options scaled with the model's width, as Ultralytics scales its own."""
-        from ultralytics.utils.ops import make_divisible
-
-        width, max_channels = local.get("width", 1.0), local.get("max_channels", float("inf"))
-
-        def scaled(value: Any) -> Any:
-            if isinstance(value, (list, tuple)):
-                return [scaled(v) for v in value]
-            if isinstance(value, bool) or not isinstance(value, int):
-                return value
-            return make_divisible(min(value, max_channels) * width, 8)
-
-        def stands(name: str, value: Any) -> bool:
-            # Scaling gives multiples of 8: a bottleneck under 8 could not be asked for.
-            narrow = isinstance(value, int) and value < 8 and not made_before("0.2.0")
-            return name not in info.width_options or (name == "rd_channels" and narrow)
-
-        return [
-            value if stands(name, value) else scaled(value)
-            for name, value in zip(info.options, options)
-        ]
 
 
 def _probe(cls: type[nn.Module], args: list[Any]) -> nn.Module:

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from yolo_attn.errors import YoloAttnError
-from yolo_attn.seam.location import Location
-from yolo_attn.seam.model_checks import check_model
-from yolo_attn.seam.parser import check_modules
+from yolo_attn.overlay.location import Location
+from yolo_attn.overlay.model_checks import check_model
+from yolo_attn.overlay.modules import check_modules
 
 SIDE = 256  # of the square image that is run; every stride up to 128 divides it
 
@@ -28,7 +28,7 @@ def load_model_yaml(name: str) -> dict[str, Any]:
         d = tasks.yaml_model_load(name)
     except FileNotFoundError:
         from yolo_attn.errors import did_you_mean
-        from yolo_attn.seam.overlay import model_names
+        from yolo_attn.overlay.model_files import model_names
 
         raise YoloAttnError(
             f"{name}: no such file{did_you_mean(Path(name).name, model_names()) or ','} neither "

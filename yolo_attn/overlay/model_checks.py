@@ -9,8 +9,8 @@ from typing import Any
 from torch import nn
 
 from yolo_attn.errors import YoloAttnError
+from yolo_attn.overlay.location import PROVENANCE, Location, check_rows
 from yolo_attn.registry import find_block
-from yolo_attn.seam.location import PROVENANCE, Location, check_rows
 from yolo_attn.versions import parse
 
 MOST_VALUES = 50_000  # the largest model of Ultralytics and of the zoo has under 1,000

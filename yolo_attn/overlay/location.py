@@ -9,15 +9,46 @@ from yolo_attn.errors import YoloAttnError
 PROVENANCE = "yolo_attn"
 
 
+# Rows of a model -> the checkpoint that it was read from, in this process.
+_CHECKPOINTS: dict[str, str] = {}
+
+
+def note_checkpoint(d: Any, file: str) -> None:
+    """Remember for messages that a model of these rows was read from this checkpoint."""
+    if isinstance(d, dict):
+        _CHECKPOINTS[_key(d)] = file
+
+
+def forget_checkpoint(d: Any) -> None:
+    """A YAML with these rows was read: it is the file that a user has in hand."""
+    if isinstance(d, dict):
+        _CHECKPOINTS.pop(_key(d), None)
+
+
+def _key(d: dict[str, Any]) -> str:
+    return repr([d.get(k) for k in ("yaml_file", "backbone", "head")])
+
+
+def migrate_command(file: str) -> str:
+    """The command that translates a file of a fork, as a message gives it."""
+    return f"`yolo-attn migrate {'FILE' if file == 'model' else file}`"
+
+
 class Location:
     """Names the rows of an expanded model for error messages.
 
     Args:
         d: The model dictionary; overlays leave their provenance in it.
+
+    Attributes:
+        file: The YAML that the rows are from, as far as it is known.
+        source: The file that a user has in hand: the checkpoint that the rows were read from, else
+            `file`.
     """
 
     def __init__(self, d: dict[str, Any]):
         self.file = str(d.get("yaml_file") or "model")
+        self.source = _CHECKPOINTS.get(_key(d)) or self.file
         provenance = d.get(PROVENANCE)
         self.inserted: dict[int, str] = {}
         labels = provenance.get("labels") if isinstance(provenance, dict) else None

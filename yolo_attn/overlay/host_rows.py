@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from yolo_attn.seam.parser import stock_module
+from yolo_attn.overlay.modules import stock_module
 
 
 def host_has(name: Any) -> bool:
