@@ -124,6 +124,9 @@ def test_stock_loads_the_migrated_checkpoint(
         tmp_path, monkeypatch, "coord", train_args={"imgsz": 96, "task": "detect", "mine": 1}
     )
     migrate_checkpoint(path, tmp_path / "out.pt")
+    from ultralytics.nn.tasks import torch_safe_load
+
+    assert torch_safe_load(str(tmp_path / "out.pt"), safe_only=True)[0]["epoch"] == -1
     loaded = YOLO(tmp_path / "out.pt")
     assert loaded.names == {0: "person", 1: "car", 2: "drone"}
     assert loaded.overrides["imgsz"] == 96

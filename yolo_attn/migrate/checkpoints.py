@@ -98,8 +98,8 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         check_model(yaml, Location(yaml))
     if any(row[2] == "TorchVision" for row in checkpoint.rows):
         raise YoloAttnError(
-            f"{path}: a row TorchVision loads weights from the network while it is built (accepted: "
-            "a model without)"
+            f"{path}: a row TorchVision loads weights from the network while it is built "
+            "(accepted: a model without)"
         )
     if any(layer.path.startswith("yolo_attn.") for layer in checkpoint.layers):
         raise YoloAttnError(
@@ -183,9 +183,7 @@ def _translate(
         if not isinstance(rows[i][0], int):
             said = f"{checkpoint.rows[i][2]}: reads {rows[i][0]} (accepted: one map)"
             result.refused.append(Refusal(i, said))
-    for i, why in refused.items():
-        if i is not None and i not in own:
-            result.refused.append(Refusal(i, why))
+    result.refused += [Refusal(r, w) for r, w in refused.items() if r is not None and r not in own]
     if result.refused:
         return result, {}
     mapped: dict[int, list[Mapped]] = {}

@@ -43,7 +43,7 @@ ACTIVATIONS = {
 # What changes no number in evaluation, or is part of every gate.
 HARMLESS = {
     *("adaptiveavgpool2d", "adaptiveavgpool1d", "identity", "flatten", "dropout", "dropout2d"),
-    *("sequential", "modulelist"),
+    *("sequential", "modulelist", "globalavgpool", "globalavgpool2d", "globalaveragepooling"),
 }
 
 
