@@ -61,8 +61,8 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     Raises:
         YoloAttnError: It is no such checkpoint.
     """
-    from yolo_attn.seam.location import Location
-    from yolo_attn.seam.model_checks import check_model
+    from yolo_attn.overlay.location import Location
+    from yolo_attn.overlay.model_checks import check_model
 
     path = Path(path)
     content = read_checkpoint(path)
@@ -158,7 +158,7 @@ def _translate(
 ) -> tuple[Translation, dict[int, list[Mapped]]]:
     """The migrated YAML, and each own row's tensors under our names, a module of the row each."""
     from yolo_attn import __version__
-    from yolo_attn.seam.location import PROVENANCE
+    from yolo_attn.overlay.location import PROVENANCE
 
     orders = {k: v for k, v in designs.items() if v in ORDERS}
     with _named(checkpoint.path):
@@ -208,7 +208,7 @@ def _translate(
 
 def _is_known(name: Any, layer: SavedModule) -> bool:
     """Whether a row is one of the installed Ultralytics or already ours."""
-    from yolo_attn.seam.host_rows import host_has
+    from yolo_attn.overlay.host_rows import host_has
 
     return host_has(name) and layer.path.split(".")[0] in ("ultralytics", "torch", "torchvision")
 
@@ -230,7 +230,7 @@ def _channels(
     checkpoint: Checkpoint, rows: list[list[Any]], own: Mapping[int, Any], d: dict[str, Any]
 ) -> dict[int, int]:
     """C of what each own row reads, from a model without storage in which they do nothing."""
-    from yolo_attn.seam.dry_run import run
+    from yolo_attn.overlay.dry_run import run
 
     model = deepcopy(d)
     copies = [*model["backbone"], *model["head"]]

@@ -50,7 +50,7 @@ def build(
     """
     from ultralytics.nn import tasks
 
-    from yolo_attn.seam.dry_run import run
+    from yolo_attn.overlay.dry_run import run
 
     task = tasks.guess_model_task(dict(d))
     if task not in MODEL_CLASSES:
