@@ -358,6 +358,19 @@ def test_the_list_of_designs() -> None:
     assert {one["design"] for one in chosen} == {"paper", "nobias", "silu", "relu"}
 
 
+def test_the_documentation_has_every_design_with_its_parameters() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "migrate.md").read_text(encoding="utf-8")
+    table = [line for line in text.splitlines() if line.startswith("| ")][1:]
+    listed = json.loads(migrate("--designs", "--json").stdout)
+    assert len(table) == len(listed)
+    for line, one in zip(table, listed):
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        assert cells[1].split()[0] == one["design"] and f"`{one['block']}`" in cells[2]
+        assert cells[3] == f"{one['parameters_at_256']:,}"
+        assert ("(taken)" in cells[1]) == one["default"]
+        assert not cells[0] or cells[0] == ", ".join(f"`{n}`" for n in one["names"])
+
+
 def test_a_model_that_does_not_build_is_a_refusal(tmp_path: Path) -> None:
     d = load(FORKS[0])
     d["head"][-1][0] = [1, 2, 999]
