@@ -246,3 +246,23 @@ class NonLocalBlock2D(nn.Module):
         f = (self.theta(x).flatten(2).transpose(1, 2) @ self.phi(x).flatten(2)).softmax(-1)
         return x + self.W((f @ g).transpose(1, 2).reshape(x.shape[0], -1, *x.shape[2:]))
 """
+
+
+CONTEXT_BLOCK = """
+class GlobalContextBlock(nn.Module):
+    def __init__(self, c, p):
+        super().__init__()
+        self.conv_mask = nn.Conv2d(c, 1, 1)
+        self.softmax = nn.Softmax(dim=2)
+
+        def transform():
+            norm = nn.LayerNorm([p, 1, 1])
+            return nn.Sequential(nn.Conv2d(c, p, 1), norm, nn.ReLU(), nn.Conv2d(p, c, 1))
+
+        self.channel_add_conv, self.channel_mul_conv = transform(), transform()
+
+    def forward(self, x):
+        a = self.softmax(self.conv_mask(x).flatten(2))
+        context = (x.flatten(2) @ a.transpose(1, 2))[..., None]
+        return x * self.channel_mul_conv(context).sigmoid() + self.channel_add_conv(context)
+"""

@@ -131,4 +131,8 @@ CASES: dict[str, tuple[Case, str]] = {
         named(attention.NON_LOCAL_POOLED, "NonLocalBlock2D", "NonLocalBlock2D(c, 24)"),
         "NonLocal",
     ),
+    "context-block-both": (
+        named(attention.CONTEXT_BLOCK, "GlobalContextBlock", "GlobalContextBlock(c, 6)"),
+        "GlobalContext",
+    ),
 }
