@@ -64,7 +64,7 @@ def test_ultralytics_own_class_is_found_by_its_tensors(
     result = migrate_checkpoint(tmp_path / "best.pt", out, {"CBAM": "paper"})
     (change,) = result.rows
     assert change.block == "UltralyticsCBAM" and change.options == {"kernel_size": 3}
-    assert "not the paper's" in change.why
+    assert "--design CBAM=paper would be CBAM, which its tensors are not" in change.why
     found = outputs(torch.load(out, weights_only=False)["model"])
     assert all((a - b).abs().max() < 1e-9 for a, b in zip(found, wanted))
 
@@ -270,6 +270,13 @@ def test_models_that_are_no_ultralytics_ones_are_refused_in_one_line(tmp_path: P
         del sys.modules["models"], sys.modules["models.yolo"]
     with pytest.raises(YoloAttnError, match="anchors"):
         migrate_checkpoint(tmp_path / "v5.pt")
+    from ultralytics.nn.tasks import RTDETRDetectionModel
+
+    query = RTDETRDetectionModel.__new__(RTDETRDetectionModel)
+    torch.nn.Module.__init__(query)
+    torch.save({"model": query}, tmp_path / "query.pt")
+    with pytest.raises(YoloAttnError, match="RTDETRDetectionModel"):
+        migrate_checkpoint(tmp_path / "query.pt")
     torch.save({"a": torch.zeros(2)}, tmp_path / "weights.pt")
     with pytest.raises(YoloAttnError, match="no model in it"):
         migrate_checkpoint(tmp_path / "weights.pt")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from yolo_attn.errors import YoloAttnError
+from yolo_attn.migrate.designs import family_of
 from yolo_attn.migrate.layouts import CannotMapError, Mapped, Parts
 from yolo_attn.migrate.layouts_attention import rule_for
 from yolo_attn.migrate.plain import plain_copy
@@ -23,6 +24,8 @@ from yolo_attn.migrate.saved_modules import SavedModule, is_module, read_module
 from yolo_attn.migrate.unpickler import Stub, read_checkpoint
 
 ORDERS = ("max-first", "mean-first")  # designs of a CBAM that only a checkpoint needs
+# Models whose layers need more than an image, or queries of their own.
+OTHER_KINDS = ("RTDETR", "World", "YOLOE")
 
 
 @dataclass
@@ -85,6 +88,11 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
             "converted; migrate its YAML (`yolo-attn migrate FILE.yaml`) and train anew"
         )
     model = read_module(found, str(path))
+    if any(kind in model.name for kind in OTHER_KINDS):
+        raise YoloAttnError(
+            f"{path}: a {model.name}, whose checkpoints cannot be migrated (accepted: models that "
+            "detect, segment, find poses or oriented boxes, or classify)"
+        )
     yaml = plain_copy(found.attributes.get("yaml"), strict=f"{path}: the model's YAML")
     checkpoint = Checkpoint(path, content, found.attributes, model, yaml)
     if not isinstance(yaml, dict) or not all(
@@ -141,7 +149,8 @@ def migrate_checkpoint(
     result, mapped = _translate(checkpoint, dict(designs or {}))
     if result.refused:
         return result
-    model, refused = converted.build(checkpoint, result.model, mapped)
+    with _named(checkpoint.path):
+        model, refused = converted.build(checkpoint, result.model, mapped)
     result.refused.extend(refused)
     if result.refused or model is None:
         return result
@@ -177,7 +186,8 @@ def _translate(
     own = {
         i: rule
         for i, layer in enumerate(checkpoint.layers)
-        if not _is_known(checkpoint.rows[i][2], layer) and (rule := _rule_of(layer))
+        if not _is_known(checkpoint.rows[i][2], layer)
+        and (rule := _rule_of(checkpoint.rows[i][2], layer))
     }
     for i in own:
         if not isinstance(rows[i][0], int):
@@ -200,6 +210,10 @@ def _translate(
             continue
         first = mapped[i][0]
         rows[i][2], rows[i][3] = first.block, [first.options] if first.options else []
+        if (said := _design_block(name, design)) not in (None, first.block):
+            first.notes.append(
+                f"--design {name}={design} would be {said}, which its tensors are not"
+            )
         why = "; ".join(["options and tensors as the checkpoint has them", *first.notes])
         changes[i] = RowChange(i, before[i], row_text(rows[i]), first.block, first.options, 0, why)
     result.rows = [changes[i] for i in sorted(changes)]
@@ -213,6 +227,13 @@ def _is_known(name: Any, layer: SavedModule) -> bool:
     return host_has(name) and layer.path.split(".")[0] in ("ultralytics", "torch", "torchvision")
 
 
+def _design_block(name: str, design: str) -> str | None:
+    """Our block of a design; None where the table has none of that name."""
+    family = family_of(name)
+    found = [d.block for d in family.designs if d.name == design] if family else []
+    return found[0] if found else None
+
+
 def _modules_of(layer: SavedModule) -> tuple[str, list[SavedModule]]:
     """The class of a row and its modules: one, or those of a row that repeats it."""
     if layer.name == "Sequential" and layer.children:
@@ -222,8 +243,9 @@ def _modules_of(layer: SavedModule) -> tuple[str, list[SavedModule]]:
     return layer.name, [layer]
 
 
-def _rule_of(layer: SavedModule) -> Any:
-    return rule_for(_modules_of(layer)[0])
+def _rule_of(row: str, layer: SavedModule) -> Any:
+    """By the name of the class, else by that of the row."""
+    return rule_for(_modules_of(layer)[0]) or rule_for(row)
 
 
 def _channels(
@@ -250,3 +272,8 @@ def _named(path: Path) -> Iterator[None]:
         yield
     except YoloAttnError as error:
         raise YoloAttnError(f"{path}: {error}") from None
+    except Exception as error:
+        said = " ".join(str(error).split())[:200]
+        raise YoloAttnError(
+            f"{path}: its model does not build here ({type(error).__name__}: {said})"
+        ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -257,33 +258,30 @@ def ca(parts: Parts) -> Mapped:
     return context_aggregation(parts)
 
 
+# What forks append to a name: CBAMLayer, SEModule, ECA2.
+SUFFIX = re.compile(r"(block|attention|layer|module|attn|(?<!v)\d)$")
 RULES: dict[str, Callable[[Parts], Mapped]] = {
-    **dict.fromkeys(("cbam", "cbamblock", "cbamauthentic", "cbammodule", "cbamattention"), cbam),
-    **dict.fromkeys(("ultralyticscbam",), cbam),
-    **dict.fromkeys(
-        ("se", "seattention", "seblock", "senet", "selayer", "semodule", "senetblock"), se
-    ),
-    **dict.fromkeys(("eca", "ecaattention", "ecalayer", "ecamodule", "ecablock"), eca),
-    **dict.fromkeys(
-        ("coordatt", "coordattention", "coordinateattention", "cablock", "coordattmeanpool"),
-        coord_att,
-    ),
+    **dict.fromkeys(("cbam", "cbamauthentic", "ultralyticscbam"), cbam),
+    **dict.fromkeys(("se", "senet"), se),
+    "eca": eca,
+    **dict.fromkeys(("coordatt", "coordinateattention", "coordattention", "cablock"), coord_att),
     "ca": ca,
-    **dict.fromkeys(("ema", "emattention", "emaattention"), ema),
-    **dict.fromkeys(("simam", "simammodule", "simamattention"), simam),
-    **dict.fromkeys(("gam", "gamattention", "gamblock"), gam),
-    **dict.fromkeys(("mlca", "mlcaattention"), mlca),
-    **dict.fromkeys(("lsk", "lskblock", "lskblockattention", "lskattention"), lsk),
-    **dict.fromkeys(("crisscross", "crisscrossattention", "ccattention"), criss_cross),
-    **dict.fromkeys(
-        ("nonlocal", "nlblocknd", "nonlocalblock", "nonlocalblock2d", "nonlocalblocknd"), non_local
-    ),
-    **dict.fromkeys(("bilevelroutingattention", "bilevelroutingattentionnchw"), bi_level_routing),
-    **dict.fromkeys(("globalcontext", "globalcontextblock", "contextblock"), global_context),
+    **dict.fromkeys(("ema", "emattention"), ema),
+    "simam": simam,
+    "gam": gam,
+    "mlca": mlca,
+    "lsk": lsk,
+    **dict.fromkeys(("crisscross", "ccattention"), criss_cross),
+    **dict.fromkeys(("nonlocal", "nlblocknd", "nonlocalblock2d", "nonlocalblocknd"), non_local),
+    **dict.fromkeys(("bilevelrouting", "bilevelroutingattentionnchw"), bi_level_routing),
+    **dict.fromkeys(("globalcontext", "context"), global_context),
     "contextaggregation": context_aggregation,
 }
 
 
 def rule_for(name: str) -> Callable[[Parts], Mapped] | None:
     """The rule for a class of this name, however it is spelled; None where there is none."""
-    return RULES.get(normalised(name))
+    name = normalised(name)
+    while name not in RULES and (shorter := SUFFIX.sub("", name)) != name:
+        name = shorter
+    return RULES.get(name)
