@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from yolo_attn import create
+from yolo_attn.errors import YoloAttnError
 
 C = 48
 X = torch.linspace(-2, 2, 2 * C * 9 * 7, dtype=torch.float64).sin().reshape(2, C, 9, 7) * 3
@@ -132,9 +133,23 @@ def test_gam_with_replicate_padding_and_no_channel_sigmoid() -> None:
     assert (zeros(X) - block(X)).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize(("name", "ratio"), [("CBAM", 16), ("SE", 16), ("GAM", 4)])
-def test_rd_min_is_the_smallest_hidden_width(name: str, ratio: int) -> None:
-    c = 16 if name == "GAM" else 64
-    assert create(name, c).fc1.weight.shape[0] == 8
-    assert create(name, c, rd_min=1).fc1.weight.shape[0] == c // ratio == 4
-    assert create(name, 512, rd_min=1).fc1.weight.shape[0] == 512 // ratio
+@pytest.mark.parametrize(
+    ("name", "ratio", "weight"),
+    [
+        ("CBAM", 16, "fc1.weight"),
+        ("SE", 16, "fc1.weight"),
+        ("GAM", 4, "fc1.weight"),
+        ("GlobalContext", 16, "add.w1.weight"),
+        ("CrissCross", 8, "query.weight"),
+    ],
+)
+def test_rd_min_is_the_smallest_hidden_width(name: str, ratio: int, weight: str) -> None:
+    def hidden(c: int, **options) -> int:
+        return create(name, c, **options).state_dict()[weight].shape[0]
+
+    assert hidden(4 * ratio) == 8
+    assert hidden(4 * ratio, rd_min=1) == 4
+    assert hidden(32 * ratio, rd_min=1) == hidden(32 * ratio) == 32
+    for wrong in (0, 9, True, "1"):
+        with pytest.raises(YoloAttnError, match="rd_min"):
+            create(name, 64, rd_min=wrong)

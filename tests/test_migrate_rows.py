@@ -114,6 +114,12 @@ def test_a_row_means_what_its_fork_means(
             "GAM",
             {"shuffle": 4, "channel_gate": "none"},
         ),
+        (
+            "GAM_Attention",
+            [1024, 1024, True, 8],
+            "GAM",
+            {"groups": 8, "shuffle": 4, "channel_gate": "none", "rd_ratio": 1 / 8},
+        ),
         ("CrissCrossAttention", [1024], "CrissCross", {"recurrence": 1}),
         ("MLCA", [1024], "MLCA", {}),
         (
@@ -151,6 +157,25 @@ def test_a_hidden_width_under_eight_is_right_at_every_scale(scale: str) -> None:
     row = only(translation)
     assert row.parameters == count(built(translation, scale))
     assert row.options.get("rd_channels") == (4 if scale == "n" else None)
+
+
+@pytest.mark.parametrize(
+    ("module", "weight", "hidden"),
+    [
+        ("GlobalContext", "mul.w1.weight", 4),
+        ("CrissCrossAttention", "query.weight", 4),
+        ("GAM_Attention", "fc1.weight", 8),
+        ("SE", "fc1.weight", 2),
+    ],
+)
+def test_hidden_widths_of_narrow_layers(module: str, weight: str, hidden: int) -> None:
+    for keys in ({}, {"scales": SCALES}):
+        translation = translate(model(module, [128], 32, **keys))
+        layer = built(translation)
+        assert layer.state_dict()[weight].shape[0] == hidden
+        assert only(translation).parameters == count(layer)
+        if keys:
+            assert built(translation, "l").state_dict()[weight].shape[0] == 4 * hidden
 
 
 def test_a_hidden_width_under_eight_is_written_where_there_is_one_scale() -> None:

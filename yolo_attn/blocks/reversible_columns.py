@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from yolo_attn.blocks._common import (
+    WIDEST,
     check_channels,
     check_choice,
     check_flag,
@@ -111,8 +112,8 @@ class RevColumns(nn.Module):
         check_channels(name, channels)
         check_choice(name, "variant", variant, VARIANTS)
         table = VARIANTS[variant]
-        widths = _four(name, "widths", table[0] if widths is None else widths)
-        depths = _four(name, "depths", table[1] if depths is None else depths)
+        widths = _four(name, "widths", table[0] if widths is None else widths, WIDEST)
+        depths = _four(name, "depths", table[1] if depths is None else depths, 64)
         count = check_int(name, "columns", table[2] if columns is None else columns, maximum=32)
         check_kernel(name, "kernel_size", kernel_size)
         rate = check_number(
@@ -205,10 +206,10 @@ class RevColumns(nn.Module):
         return {**self.__dict__, "_tops": None}
 
 
-def _four(block: str, option: str, value: Any) -> list[int]:
+def _four(block: str, option: str, value: Any, most: int) -> list[int]:
     if not isinstance(value, (list, tuple)) or len(value) != 4:
         raise YoloAttnError(
             f"{block}: {option}={value!r} is not accepted (accepted: a list of four whole numbers "
-            ">= 1)"
+            f"from 1 to {most})"
         )
-    return [check_int(block, option, v) for v in value]
+    return [check_int(block, option, v, maximum=most) for v in value]

@@ -61,6 +61,7 @@ def meaning_of(
     Raises:
         CannotMeanError: The row cannot be meant.
     """
+    from yolo_attn.overlay.host_rows import host_has
     from yolo_attn.registry import block_info, find_block
 
     family = family_of(module)
@@ -69,11 +70,17 @@ def meaning_of(
         # Keywords are how rows of this project are written; a fork's parser knows none.
         return _as_written(module, args, channels) if info else None
     if family is None:
-        if info is not None and not info.layer:
-            return _ours(module, args, channels, scale)
+        later = LATER_NAMES.get(module)
         if info is not None:
+            if later and args and not info.layer:
+                raise CannotMeanError(
+                    f"{module} {list(args)}: what forks' arguments of it mean is not known here "
+                    f"(accepted: {module} [], or options by name: `yolo-attn blocks {info.name}`)"
+                )
+            return None if info.layer else _ours(module, args, channels, scale)
+        if host_has(module):
             return None
-        if (note := LATER_NAMES.get(module)) is not None:
+        if (note := later) is not None:
             raise CannotMeanError(f"{module}: {note}")
         if (field := FIELD_NAMES.get(module)) is not None:
             raise CannotMeanError(
@@ -138,10 +145,13 @@ def options_of(design: Design, values: Mapping[str, Any], channels: Any) -> dict
     """
     from yolo_attn.registry import block_info
 
+    given = values.get("reduction")
     values = {**design.defaults, **values}
     known = block_info(design.block).options
     options = dict(design.options)
     reduction = values.pop("reduction", None)
+    if "grouped" in values and given:
+        options["groups"] = given  # that class divides the width and its convolutions by one number
     if values.pop("grouped", True) is False:
         options["groups"] = 1
     for name, value in values.items():

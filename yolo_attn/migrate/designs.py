@@ -273,9 +273,11 @@ FAMILIES: tuple[Family, ...] = (
                 "timm",
                 "GlobalContext",
                 "multiplied, C/8 (timm's block)",
-                options={"rd_ratio": 1 / 8, "fusion": "mul"},
+                options={"fusion": "mul"},
+                defaults={"reduction": 8},
+                floor=1,
             ),
-            Design("paper", "GlobalContext", "added, C/16"),
+            Design("paper", "GlobalContext", "added, C/16", defaults={"reduction": 16}, floor=1),
         ),
     ),
     Family(
@@ -298,8 +300,15 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         ("CrissCrossAttention",),
         (
-            Design("one-pass", "CrissCross", "one pass", options={"recurrence": 1}),
-            Design("paper", "CrissCross", "two passes", options={"recurrence": 2}),
+            Design(
+                "one-pass",
+                "CrissCross",
+                "one pass",
+                options={"recurrence": 1},
+                defaults={"reduction": 8},
+                floor=1,
+            ),
+            Design("paper", "CrissCross", "two passes", defaults={"reduction": 8}, floor=1),
         ),
     ),
     Family(("NLBlockND",), (Design("paper", "NonLocal", "embedded Gaussian, batch norm"),)),

@@ -11,6 +11,7 @@ PROVENANCE = "yolo_attn"
 
 # Rows of a model -> the checkpoint that it was read from, in this process.
 _CHECKPOINTS: dict[str, str] = {}
+NESTED = (list, tuple, dict, set)
 
 
 def note_checkpoint(d: Any, file: str) -> None:
@@ -26,7 +27,15 @@ def forget_checkpoint(d: Any) -> None:
 
 
 def _key(d: dict[str, Any]) -> str:
-    return repr([d.get(k) for k in ("yaml_file", "backbone", "head")])
+    """Names and plain arguments of the rows; nothing nested, which aliases may blow up."""
+    said: list[Any] = [str(d.get("yaml_file"))]
+    for section in (d.get("backbone"), d.get("head")):
+        for row in section if isinstance(section, list) else ():
+            name, args = row[2:4] if isinstance(row, list) and len(row) == 4 else (None, None)
+            given = args if isinstance(args, list) else []
+            plain = [a for a in given if not isinstance(a, NESTED)]
+            said.append(None if isinstance(name, NESTED) else (name, plain))
+    return repr(said)
 
 
 def migrate_command(file: str) -> str:

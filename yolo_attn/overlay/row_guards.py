@@ -6,6 +6,7 @@ argument is the first option, and 1024 a ratio that no paper has.
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from yolo_attn.errors import YoloAttnError
@@ -17,6 +18,7 @@ from yolo_attn.versions import made_before
 # rounds everything up to 8.
 LEAST_WIDTH = 8
 LEAST_DECLARED = 16
+MOST_WIDTH = 10**6
 
 
 def scaled(info: BlockInfo, options: list[Any], local: dict[str, Any]) -> list[Any]:
@@ -62,10 +64,12 @@ def refuse_width(
         YoloAttnError: It is, and the first option is no channel count.
     """
     value = args[0] if args else None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != int(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return
+    if not LEAST_WIDTH <= value <= MOST_WIDTH or value != int(value):
         return
     names = list(info.options)
-    if value < LEAST_WIDTH or names[:1] and names[0] in info.width_options:
+    if names and names[0] in info.width_options:
         return
     widths = [channels] if isinstance(channels, int) else channels
     found = value if value in widths else None
@@ -78,8 +82,16 @@ def refuse_width(
     raise YoloAttnError(
         f"{info.name} {args!r}: {value!r} is the width of the layer that the row reads{here}; "
         f"forks put it first, here it {meaning}: {migrate_command(file)} writes what was meant"
-        + (f" (if the option is meant, write {{{names[0]}: {value!r}}})" if names else "")
+        + _as_keyword(info, value)
     )
+
+
+def _as_keyword(info: BlockInfo, value: Any) -> str:
+    """How to write the option all the same, where such a number can be a value of it."""
+    for name, parameter in list(inspect.signature(info.cls.__init__).parameters.items())[2:3]:
+        if "float" not in str(parameter.annotation) and "str" not in str(parameter.annotation):
+            return f" (if the option is meant, write {{{name}: {value!r}}})"
+    return ""
 
 
 def point_to_migrate(error: YoloAttnError, args: list[Any], file: str) -> YoloAttnError:
