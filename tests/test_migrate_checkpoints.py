@@ -64,7 +64,7 @@ def test_ultralytics_own_class_is_found_by_its_tensors(
     result = migrate_checkpoint(tmp_path / "best.pt", out, {"CBAM": "paper"})
     (change,) = result.rows
     assert change.block == "UltralyticsCBAM" and change.options == {"kernel_size": 3}
-    assert "--design CBAM=paper would be CBAM, which its tensors are not" in change.why
+    assert "--design CBAM=paper is CBAM, which its tensors are not" in change.why
     found = outputs(torch.load(out, weights_only=False)["model"])
     assert all((a - b).abs().max() < 1e-9 for a, b in zip(found, wanted))
 

@@ -210,10 +210,8 @@ def _translate(
             continue
         first = mapped[i][0]
         rows[i][2], rows[i][3] = first.block, [first.options] if first.options else []
-        if (said := _design_block(name, design)) not in (None, first.block):
-            first.notes.append(
-                f"--design {name}={design} would be {said}, which its tensors are not"
-            )
+        if (other := _design_block(name, design)) not in (None, first.block):
+            first.notes.append(f"--design {name}={design} is {other}, which its tensors are not")
         why = "; ".join(["options and tensors as the checkpoint has them", *first.notes])
         changes[i] = RowChange(i, before[i], row_text(rows[i]), first.block, first.options, 0, why)
     result.rows = [changes[i] for i in sorted(changes)]
