@@ -190,6 +190,7 @@ def test_what_is_not_exactly_a_block_is_refused_by_row_and_module(
     result = migrate_checkpoint(tmp_path / "best.pt", tmp_path / "out.pt")
     (refusal,) = result.refused
     assert refusal.row == 4 and name in refusal.why and why in refusal.why
+    assert result.rows == []
     assert sorted(p.name for p in tmp_path.glob("*.pt*")) == ["best.pt"]
 
 

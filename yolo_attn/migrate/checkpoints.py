@@ -207,6 +207,7 @@ def _translate(
                 raise CannotMapError("repeats modules of different options")
         except CannotMapError as reason:
             result.refused.append(Refusal(i, f"{name}: {reason}"))
+            changes.pop(i, None)
             continue
         first = mapped[i][0]
         rows[i][2], rows[i][3] = first.block, [first.options] if first.options else []
