@@ -131,6 +131,8 @@ def test_a_row_means_what_its_fork_means(
         ("SELayer", [1024, 4], "SE", {"bias": False, "rd_ratio": 1 / 4}),
         ("cbamblock", [1024], "CBAM", {}),
         ("NonLocal", [1024], "NonLocal", {}),
+        ("SE", [0.25], "SE", {"rd_ratio": 0.25}),  # our own words
+        ("LSK", ["unit"], "LSK", {}),
         ("NonLocal", ["dot_product"], "NonLocal", {"mode": "dot_product"}),
         ("CBAM", [{"kernel_size": 3}], "CBAM", {"kernel_size": 3}),
         ("CBAM", [512], "CBAM", {}),  # not this layer's width, and no option either

@@ -187,6 +187,12 @@ def test_a_fork_yaml_is_refused_in_training_and_by_check(tmp_path: Path) -> None
     file.write_text(yaml.safe_dump(d))
     with pytest.raises(YoloAttnError, match=rf"{file} row 2: .*migrate {file}"):
         YOLO(str(file))
+    # At a scale it is the same file that has to be translated.
+    scaled = tmp_path / "yolov8-mine.yaml"
+    file.rename(scaled)
+    with pytest.raises(YoloAttnError, match=rf"yolov8n-mine.yaml row 2: .*migrate {scaled}`"):
+        YOLO(str(tmp_path / "yolov8n-mine.yaml"))
+    scaled.rename(file)
     done = cli("check", str(file), ok=False)
     assert done.returncode == 1 and f"yolo-attn migrate {file}" in done.stderr
 

@@ -95,6 +95,8 @@ def meaning_of(
             f"{'several maps' if several else 'one map'} of known width)"
         )
     read = read_arguments(args, design.takes, None if several else channels, scale)
+    if read.unknown and info is not None and _only_ours(args):
+        return _as_written(module, args, channels)
     if read.unknown:
         raise CannotMeanError(
             f"{module} {list(args)}: cannot tell what {read.unknown[0]!r} is (accepted after the "
@@ -123,6 +125,12 @@ def _chosen(
         f"{module}: {family.why_not}; --design {module}={first.name} takes {first.block} "
         f"({first.what})"
     )
+
+
+def _only_ours(args: Sequence[Any]) -> bool:
+    """Whether a row begins with what is an option here and no argument of any fork's class."""
+    first = plain(args[0])
+    return isinstance(first, (float, str, list))
 
 
 def _takes(design: Design) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Optional
 
 import typer
 
@@ -45,34 +45,33 @@ def migrate_command(
     if file is None:
         print("yolo-attn: error: migrate needs FILE (or --designs)", file=sys.stderr)
         raise typer.Exit(2)
-    if Path(file).suffix == ".pt":
+    is_checkpoint = Path(file).suffix == ".pt"
+    chosen = chosen_designs(design, of_rows=not is_checkpoint)
+    if is_checkpoint:
         from yolo_attn.migrate.checkpoints import migrate_checkpoint
 
         if scale or overlay:
             print("yolo-attn: error: --scale and --overlay are for a YAML", file=sys.stderr)
             raise typer.Exit(2)
-        # Which map a gate reads first is no matter of a YAML.
-        chosen = chosen_designs(design, ("max-first", "mean-first"))
         result = migrate_checkpoint(file, out, chosen, overwrite)
     else:
-        chosen = chosen_designs(design)
         model, source = read_model(file, scale)
         result = translate(model, chosen, scale or model.get("scale"))
     _print(result, as_json)
     if result.refused:
         raise typer.Exit(1)
-    if Path(file).suffix != ".pt":
+    if not is_checkpoint:
         _write(result, source.name, out, overlay, overwrite, as_json)
     elif out is not None:
         print(f"wrote {out}", file=sys.stderr if as_json else sys.stdout)
 
 
-def chosen_designs(given: List[str], also: Sequence[str] = ()) -> Dict[str, str]:
+def chosen_designs(given: List[str], of_rows: bool = True) -> Dict[str, str]:
     """``["CBAM=paper"] -> {"CBAM": "paper"}``.
 
     Args:
-        given: What the user wrote.
-        also: Designs of CBAM besides those of the table.
+        given: What was typed.
+        of_rows: Whether they must be designs of rows; those of tensors are more, and checked there.
 
     Raises:
         typer.Exit: One is no NAME=DESIGN, or unknown (wrong usage: exit code 2).
@@ -89,7 +88,7 @@ def chosen_designs(given: List[str], also: Sequence[str] = ()) -> Dict[str, str]
             raise typer.Exit(2)
         chosen[name] = value
     try:
-        check_designs({k: v for k, v in chosen.items() if v not in also or "CBAM" not in k})
+        check_designs(chosen if of_rows else {})
     except YoloAttnError as error:
         print(f"yolo-attn: error: {error}", file=sys.stderr)
         raise typer.Exit(2) from None

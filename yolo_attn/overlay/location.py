@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from yolo_attn.errors import YoloAttnError
@@ -39,7 +40,15 @@ def _key(d: dict[str, Any]) -> str:
 
 
 def migrate_command(file: str) -> str:
-    """The command that translates a file of a fork, as a message gives it."""
+    """The command that translates a file of a fork, as a message gives it.
+
+    Args:
+        file: As it was asked for: ``yolov8n-cbam.yaml`` is yolov8-cbam.yaml at scale n.
+    """
+    from yolo_attn.overlay.model_files import without_scale
+
+    if not Path(file).exists() and Path(without_scale(file)).exists():
+        file = without_scale(file)
     return f"`yolo-attn migrate {'FILE' if file == 'model' else file}`"
 
 
