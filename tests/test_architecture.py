@@ -74,6 +74,7 @@ KNOW_ULTRALYTICS = {
     "yolo_attn/data/stats_read.py": "resolves data set YAMLs as training does",
     "yolo_attn/layers/_common.py": "YOLOv7's layers are made of its Conv, which fuse() knows",
     "yolo_attn/layers/rep_conv.py": "the same, and its RepConv",
+    "yolo_attn/migrate/converted.py": "builds the model that a migrated checkpoint holds",
     "yolo_attn/zoo.py": "builds the zoo's models to count parameters and GFLOPs",
 }
 

@@ -29,7 +29,10 @@ REPO = Path(__file__).resolve().parents[1]
 DOCS = (
     "README.md",
     *(f"docs/{name}.md" for name in ("guide", "protocols", "architecture", "evaluation")),
-    *(f"docs/{name}.md" for name in ("ablation", "weights", "losses", "migrate")),
+    *(
+        f"docs/{name}.md"
+        for name in ("ablation", "weights", "losses", "migrate", "migrate-checkpoints")
+    ),
 )
 # What the documents' commands find in a checkout.
 CHECKOUT = ("cfg", "scripts", "tests/protocol")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -17,8 +15,6 @@ from yolo_attn.migrate.designs import FAMILIES, check_designs
 from yolo_attn.migrate.heads import ANCHOR_FREE
 from yolo_attn.migrate.names import LATER_NAMES
 from yolo_attn.migrate.rows import Translation, translate
-
-CHECKPOINTS = "yolo_attn.migrate.checkpoints"
 
 
 def migrate_command(
@@ -52,7 +48,12 @@ def migrate_command(
     is_checkpoint = Path(file).suffix == ".pt"
     chosen = chosen_designs(design, of_rows=not is_checkpoint)
     if is_checkpoint:
-        result = _checkpoint(Path(file), out, chosen, overwrite)
+        from yolo_attn.migrate.checkpoints import migrate_checkpoint
+
+        if scale or overlay:
+            print("yolo-attn: error: --scale and --overlay are for a YAML", file=sys.stderr)
+            raise typer.Exit(2)
+        result = migrate_checkpoint(file, out, chosen, overwrite)
     else:
         model, source = read_model(file, scale)
         result = translate(model, chosen, scale or model.get("scale"))
@@ -61,6 +62,8 @@ def migrate_command(
         raise typer.Exit(1)
     if not is_checkpoint:
         _write(result, source.name, out, overlay, overwrite, as_json)
+    elif out is not None:
+        print(f"wrote {out}", file=sys.stderr if as_json else sys.stdout)
 
 
 def chosen_designs(given: List[str], of_rows: bool = True) -> Dict[str, str]:
@@ -127,18 +130,6 @@ def read_model(name: str, scale: Optional[str] = None) -> tuple[dict[str, Any], 
 def _neighbours(path: Path) -> list[str]:
     folder = path.parent if path.parent.is_dir() else Path()
     return [p.name for p in folder.glob("*.y*ml")]
-
-
-def _checkpoint(
-    file: Path, out: Optional[Path], chosen: Dict[str, str], overwrite: bool
-) -> Translation:
-    """``checkpoints.migrate_checkpoint(file, out, designs, overwrite) -> Translation``."""
-    if importlib.util.find_spec(CHECKPOINTS) is None:
-        raise YoloAttnError(f"{file}: checkpoints cannot be migrated yet (accepted: a model YAML)")
-    found: Translation = importlib.import_module(CHECKPOINTS).migrate_checkpoint(
-        file, out, chosen, overwrite
-    )
-    return found
 
 
 def _print(result: Translation, as_json: bool) -> None:
