@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from yolo_attn.errors import YoloAttnError
-from yolo_attn.overlay.location import PROVENANCE, Location, check_rows
+from yolo_attn.overlay.location import MARK, PROVENANCE, Location, check_rows
 from yolo_attn.overlay.meaning import BUILT, is_ours, kept_rows, rows_of
 from yolo_attn.versions import parse
 
@@ -31,7 +31,8 @@ def names_ours(d: Any) -> bool:
 
     kept = kept_rows(d)
     return any(
-        isinstance(row, list) and any(is_ours(i, m, kept, vars(tasks)) for m in row[2:3])
+        isinstance(row, list)
+        and any(is_ours(i, m, kept, vars(tasks)) or MARK in str(m) for m in row[2:3])
         for i, row in enumerate(rows_of(d))
     )
 

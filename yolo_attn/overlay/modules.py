@@ -10,7 +10,13 @@ from torch import nn
 
 from yolo_attn.errors import YoloAttnError, did_you_mean
 from yolo_attn.host import foreign
-from yolo_attn.overlay.location import PROVENANCE, Location, migrate_command
+from yolo_attn.overlay.location import (
+    INSIDE,
+    MARK,
+    PROVENANCE,
+    Location,
+    migrate_command,
+)
 from yolo_attn.registry import failed_imports, find_block, in_this_project, known_names
 from yolo_attn.versions import FORMER_ALIASES
 
@@ -38,7 +44,9 @@ def stock_module(name: Any, tasks_globals: dict[str, Any]) -> bool:
 
 
 def known_module(name: Any, tasks_globals: dict[str, Any]) -> bool:
-    """Whether a row may name this module."""
+    """Whether a row may name this module; of a stage with blocks inside its name counts."""
+    if isinstance(name, str) and name.endswith(f"{MARK}{INSIDE}"):
+        return stock_module(name.partition(MARK)[0], tasks_globals)
     return stock_module(name, tasks_globals) or name == INDEX or find_block(name) is not None
 
 

@@ -137,13 +137,13 @@ def allow_blocks(weight: Any = None) -> None:
     from torch import nn
 
     from yolo_attn.registry import block_info, list_blocks, list_layers
-    from yolo_attn.seam import host_modules
+    from yolo_attn.seam import host_modules, inside_convs
 
     modules = {block_info(name).cls.__module__ for name in (*list_blocks(), *list_layers())}
     # Our own blocks are also made of parts in modules that register nothing. Other threads import
     # and unpickle meanwhile: dictionaries are copied before they are gone through.
     modules |= {name for name in list(sys.modules) if name.startswith("yolo_attn.blocks.")}
-    modules |= {"yolo_attn.blocks.identity_start", host_modules.__name__}
+    modules |= {"yolo_attn.blocks.identity_start", host_modules.__name__, inside_convs.__name__}
     if not _mentions(weight, {name.partition(".")[0] for name in modules}):
         return
     named = _named(weight)

@@ -18,7 +18,6 @@ from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any
 
-import torch
 from torch import nn
 
 from yolo_attn.errors import YoloAttnError
@@ -28,13 +27,15 @@ from yolo_attn.overlay.meaning import is_ours, kept_rows, say_whose
 from yolo_attn.overlay.model_checks import check_model, names_ours
 from yolo_attn.overlay.modules import INDEX, check_modules, refuse_unknown_block, stock_module
 from yolo_attn.overlay.provenance import STAMP, version_of
-from yolo_attn.overlay.row_guards import point_to_migrate, refuse_width, scaled
+from yolo_attn.overlay.row_guards import refuse_width
 from yolo_attn.paths import find_shipped
 from yolo_attn.registry import BlockInfo, find_block, load_all
+from yolo_attn.seam.block_rows import resolve_block
 from yolo_attn.seam.compat import UnexpectedHostError
 from yolo_attn.seam.host_modules import Index
 from yolo_attn.seam.loss_choice import check_loss
-from yolo_attn.versions import made_before, made_by
+from yolo_attn.seam.stage_surgery import operate, without_marks
+from yolo_attn.versions import made_by
 
 HELPER = "__yolo_attn_row__"
 
@@ -71,6 +72,7 @@ def _parse_model(original: FunctionType, d: dict[str, Any], ch: int, verbose: bo
     refuse_unknown_block(d, rows, original)
     check_modules(d, where)
     say_whose(d, kept, original.__globals__)
+    plain, marks = without_marks(d, where)
     extended = FunctionType(
         _extended_code(original), {**original.__globals__, HELPER: Rows(original, where, kept)}
     )
@@ -79,7 +81,8 @@ def _parse_model(original: FunctionType, d: dict[str, Any], ch: int, verbose: bo
     helper: Rows = extended.__globals__[HELPER]
     try:
         with made_by(version := version_of(d)):
-            layers, save = extended(d, ch, verbose)
+            layers, save = extended(plain, ch, verbose)
+            operate(layers, marks, d, where)
         setattr(layers, STAMP, version)
         return layers, save
     except YoloAttnError:
@@ -153,38 +156,9 @@ class Rows:
     def _resolve(self, info: BlockInfo, f: Any, n: Any, args: Any, local: dict[str, Any]) -> Row:
         channels = self._channels(info, f, n, local["ch"])
         args = list(args) if isinstance(args, (list, tuple)) else [args]
-        identity_start = False
-        if args and isinstance(args[-1], dict) and "identity_start" in args[-1]:
-            keywords = dict(args[-1])
-            identity_start = keywords.pop("identity_start")
-            args = [*args[:-1], keywords]
-            if not isinstance(identity_start, bool):
-                raise YoloAttnError(
-                    f"{info.name}: identity_start={identity_start!r} is not accepted (accepted: "
-                    "true, false)"
-                )
         file = self.where.source
-        refuse_width(info, args, channels, local, file)
-        cls: type[nn.Module] = info.cls
-        try:
-            options = scaled(info, info.bind(args), local)
-            positional: list[Any] = [channels, *options]
-            probe = _probe(cls, positional)
-        except YoloAttnError as error:
-            raise point_to_migrate(error, args, file) from None
-        dimension = getattr(probe, "map_dimension", 2)
-        if dimension != 2:
-            raise YoloAttnError(
-                f"{info.name}: dimension={dimension} is not accepted, a row of a model is a 2-D "
-                "map (accepted: 2; others by create() in Python)"
-            )
-        # A block that is the identity already must stay unwrapped: neither it nor g would learn.
-        if identity_start and not getattr(probe, "starts_as_identity", info.identity_at_start):
-            from yolo_attn.blocks.identity_start import IdentityStart
-
-            older = made_before("0.2.0")
-            cls, positional = IdentityStart, [info.cls, channels, options, older]
-            probe = _probe(cls, positional)
+        refuse_width(info, _without_identity_start(args), channels, local, file)
+        cls, positional, probe = resolve_block(info, channels, args, local, file)
         first = channels if isinstance(channels, int) else channels[0]
         out = getattr(probe, "out_channels", first)
         if n > 1 and out != channels:
@@ -237,17 +211,10 @@ class Rows:
         return channels if info.takes_list else channels[0]
 
 
-def _probe(cls: type[nn.Module], args: list[Any]) -> nn.Module:
-    """Build the block to learn its output channels, leaving the random state as it is."""
-    try:
-        with torch.device("meta"):
-            return cls(*args)
-    except YoloAttnError:
-        raise
-    except Exception:
-        # A user's block may do in its constructor what meta tensors cannot.
-        with torch.random.fork_rng(devices=[]):
-            return cls(*args)
+def _without_identity_start(args: list[Any]) -> list[Any]:
+    if not args or not isinstance(args[-1], dict):
+        return args
+    return [*args[:-1], {k: v for k, v in args[-1].items() if k != "identity_start"}]
 
 
 _CODE: dict[CodeType, CodeType] = {}
