@@ -31,7 +31,7 @@ DOCS = (
     *(f"docs/{name}.md" for name in ("guide", "protocols", "architecture", "evaluation")),
     *(
         f"docs/{name}.md"
-        for name in ("ablation", "weights", "losses", "migrate", "migrate-checkpoints")
+        for name in ("ablation", "weights", "losses", "migrate", "migrate-checkpoints", "surgery")
     ),
 )
 # What the documents' commands find in a checkout.
