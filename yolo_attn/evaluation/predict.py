@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from yolo_attn.devices import parse
+from yolo_attn.devices import torch_device as torch_device  # its name here is public
 from yolo_attn.errors import YoloAttnError
 from yolo_attn.evaluation.boxes import Detections
 from yolo_attn.evaluation.ground_truth import DatasetTruth, dataset_truth
@@ -69,9 +71,10 @@ def predict(
         device: as in Ultralytics; by default the first GPU, else the CPU.
 
     Raises:
-        YoloAttnError: a model or dataset that cannot be loaded, whose classes differ in number, or
+        YoloAttnError: an unknown device; a model or dataset that cannot be loaded, whose classes differ in number, or
             whose sidecar does not fit.
     """
+    parse(device)
     with output_on_stderr():
         from yolo_attn.data.stats_read import load_dataset
 
@@ -91,16 +94,6 @@ def predict(
         source_note(truth),
     ]
     return Prediction(truth, dets, _ultralytics(validator, truth), notes, warnings)
-
-
-def torch_device(device: str | None) -> str:
-    """Ultralytics' `device` as torch writes it; of several GPUs the first."""
-    import torch
-
-    text = str(device).split(",")[0] if device not in (None, "") else ""
-    if not text:
-        return "cuda:0" if torch.cuda.is_available() else "cpu"
-    return f"cuda:{text}" if text.isdigit() else text
 
 
 def image_paths(data: str, split: str) -> list[str]:
