@@ -52,7 +52,9 @@ def test_a_list_is_read() -> None:
     assert parse([0, 1]).word == "0,1"
 
 
-@pytest.mark.parametrize("word", ["gpu", "cuda:x", "cuda0", "0;1", "-2", "1.5", True, "0,0", "npu:-1"])
+@pytest.mark.parametrize(
+    "word", ["gpu", "cuda:x", "cuda0", "0;1", "-2", "1.5", True, "0,0", "npu:-1"]
+)
 def test_what_is_no_device_is_said_in_one_line(word: object) -> None:
     with pytest.raises(YoloAttnError, match="device=") as error:
         parse(word)

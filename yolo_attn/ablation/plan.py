@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from yolo_attn.ablation import arm_loss
+from yolo_attn.ablation import arm_loss, start_weights
 from yolo_attn.ablation.spec import Arm, Study
 from yolo_attn.ablation.store import DONE, TRAIN, TRIAL, TrialFolder, read_json
 from yolo_attn.errors import YoloAttnError
@@ -89,7 +89,7 @@ def make_plan(study: Study) -> Plan:
     study, arms, flags = with_controls(study, arms)
     manifest = {**environment(), "dataset": {"data": study.data, "sha256": digest}}
     jobs = [_job(study, arm, seed, manifest) for seed in study.seeds for arm in study.arms]
-    flags += [*_fairness(study), *arm_loss.told(study)]
+    flags += [*_fairness(study), *arm_loss.told(study), *start_weights.told(study)]
     _same_versions(study, jobs)
     return Plan(study, jobs, arms, flags, images)
 
@@ -112,7 +112,7 @@ def _job(study: Study, arm: Arm, seed: int, manifest: dict[str, Any]) -> Job:
     args = {**study.train, **arm.args}
     model = arm_loss.model_of(study, arm)
     train = ["yolo", "detect", "train", f"model={model}", f"data={study.data}", f"seed={seed}"]
-    train += [f"pretrained={study.weights or False}"]
+    train += [f"pretrained={start_weights.weights_of(study, arm) or False}"]
     train += [f"{key}={value}" for key, value in args.items() if key != "device"]
     train += [f"project={folder}", f"name={TRAIN}", "exist_ok=True"]
     evaluate = {"data": study.data, "split": study.split, "protocols": list(study.protocols)}

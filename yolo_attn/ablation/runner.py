@@ -104,6 +104,15 @@ def chosen(arm: str, seed: int, only: Sequence[str]) -> bool:
     )
 
 
+def to_do(plan: Plan, only: Sequence[str] = ()) -> list[Job]:
+    """The trials that `run_plan` will do."""
+    return [
+        job
+        for job in plan.jobs
+        if TrialFolder(Path(job.folder)).status != DONE and chosen(job.arm, job.seed, only)
+    ]
+
+
 def run_plan(
     plan: Plan, executor: Executor, *, only: Sequence[str] = (), report: Report | None = None
 ) -> Outcome:

@@ -71,8 +71,8 @@ def predict(
         device: as in Ultralytics; by default the first GPU, else the CPU.
 
     Raises:
-        YoloAttnError: an unknown device; a model or dataset that cannot be loaded, whose classes differ in number, or
-            whose sidecar does not fit.
+        YoloAttnError: an unknown device; a model or dataset that cannot be loaded, whose classes
+            differ in number, or whose sidecar does not fit.
     """
     parse(device)
     with output_on_stderr():

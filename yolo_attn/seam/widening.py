@@ -31,9 +31,9 @@ Map = Tensor  # (c',) int: which channel of the narrow model each channel of the
 
 # Operations that change no channel's place, by name, as long as they leave batch and channels.
 POINTWISE = set(
-    "silu relu relu_ leaky_relu gelu elu hardswish hardsigmoid hardtanh relu6 mish sigmoid sigmoid_ "
-    "tanh softplus max_pool2d _max_pool2d boolean_dispatch fn avg_pool2d adaptive_avg_pool2d "
-    "adaptive_max_pool2d interpolate upsample dropout clone contiguous detach to float double "
+    "silu relu relu_ leaky_relu gelu elu hardswish hardsigmoid hardtanh relu6 mish sigmoid "
+    "sigmoid_ tanh softplus max_pool2d _max_pool2d boolean_dispatch fn avg_pool2d "
+    "adaptive_avg_pool2d adaptive_max_pool2d interpolate upsample dropout clone contiguous detach to float double "
     "type_as requires_grad_ __get__ neg exp sqrt clamp pad mean sum amax".split()
 )
 BINARY = set("add add_ __iadd__ mul mul_ __imul__ sub div __radd__ __rmul__ truediv".split())
@@ -174,9 +174,7 @@ class _Tracer(TorchFunctionMode):
         if not _is_identity(which):
             self.maps[id(x)] = (x, which)
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         if self.silent:
             return out
@@ -292,7 +290,7 @@ class _Tracer(TorchFunctionMode):
         return out
 
     def _shares(self, which: Map, shape: torch.Size) -> Tensor:
-        """What each copy gets of a weight, unequal and with the sum 1: (outputs, inputs, kernel)."""
+        """What each copy gets of a weight, unequal, with the sum 1: (outputs, inputs, kernel)."""
         full = (shape[0], len(which), *shape[2:])
         noise = (torch.rand(full, generator=self.random, dtype=torch.double) * 2 - 1) * UNEQUAL
         count = torch.bincount(which).double()
@@ -330,9 +328,7 @@ class _Tracer(TorchFunctionMode):
         self.found[name], self.inputs[name] = value, which
 
 
-def _attention(
-    tracer: _Tracer, name: str, narrow: Any, wide: Any, which: Map
-) -> Map:
+def _attention(tracer: _Tracer, name: str, narrow: Any, wide: Any, which: Map) -> Map:
     """Ultralytics' `Attention`: q, k and v of all heads from one convolution, v through a `pe`."""
     heads, many = narrow.num_heads, wide.num_heads
     for what in ("key_dim", "head_dim"):
@@ -347,7 +343,7 @@ def _attention(
     block = torch.cat([key, key + narrow.key_dim, value + 2 * narrow.key_dim])
     out = torch.cat([block + int(h) * size for h in head])
     values = torch.cat([value + int(h) * narrow.head_dim for h in head])
-    # Copies of a key channel add up in q . k: each gets its part, and the scale is the narrow one's.
+    # Copies of a key channel add up in q . k: each gets its part, and the narrow one's scale.
     part = narrow.scale / wide.scale / torch.bincount(key)[key].double()
     rest = torch.ones(wide.key_dim + wide.head_dim, dtype=torch.double)
     factor = torch.cat([part, rest]).repeat(many)
@@ -356,9 +352,7 @@ def _attention(
     return _conv(tracer, f"{name}.proj", values, which)
 
 
-def _conv(
-    tracer: _Tracer, name: str, which: Map, out: Map, factor: Tensor | None = None
-) -> Map:
+def _conv(tracer: _Tracer, name: str, which: Map, out: Map, factor: Tensor | None = None) -> Map:
     """A `Conv` (convolution, batch norm, no activation) with a given map of its output."""
     conv = tracer.wide.get_submodule(f"{name}.conv")
     if not isinstance(tracer.wide.get_submodule(f"{name}.act"), nn.Identity):

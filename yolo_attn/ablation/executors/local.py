@@ -21,7 +21,7 @@ def devices_here() -> list[str]:
     return [str(i) for i in range(torch.cuda.device_count())] or ["cpu"]
 
 
-def places(devices: str | None, own: Any, here: bool = True) -> list[str]:
+def places_for(devices: str | None, own: Any, here: bool = True) -> list[str]:
     """Where the trials of a study run: one trial at a time at each place.
 
     Args:
@@ -46,6 +46,7 @@ class LocalExecutor:
 
     def __init__(self, devices: Sequence[str]):
         self.devices = list(devices)
+        self.places = len(self.devices)
 
     def execute(self, jobs: Sequence[Job], report: Report) -> None:
         """Do all jobs; a trial that fails is reported and the others go on."""
