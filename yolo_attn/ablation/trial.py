@@ -23,6 +23,7 @@ from yolo_attn.ablation.store import (
     TRAIN,
     TRAIN_LOG,
     TRAINED,
+    TRAINER,
     TrialFolder,
     locked,
     read_json,
@@ -81,6 +82,7 @@ def run_job(job: Job, device: str) -> dict[str, Any]:
             # Not there in a trial that an older release evaluated and was killed after.
             blocks=metrics.pop("blocks", []),
             metrics=metrics,
+            **_trainer(folder),
         )
 
 
@@ -143,6 +145,11 @@ def _train_and_evaluate(
         return _failure(what, code, folder.path / log)
     folder.write(evaluation_seconds=time.monotonic() - begin)
     return None
+
+
+def _trainer(folder: TrialFolder) -> dict[str, Any]:
+    """Versions, commit and platform of the process that trained, where it noted them."""
+    return read_json(folder.path / TRAINER) or {}
 
 
 def _record_training(folder: TrialFolder, seconds: float, peak_memory: int | None) -> None:
