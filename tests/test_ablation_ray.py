@@ -1,4 +1,4 @@
-"""What a Ray task is told about its GPU, without a cluster."""
+"""A trial on another machine: its GPU and its versions, without a cluster."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from tests.ablation_worker import jobs_in
+from tests.ablation_worker import jobs_in, run_study
+from yolo_attn.ablation import trial_process
 from yolo_attn.ablation.executors import ray as executor
 from yolo_attn.ablation.executors.ray import OWN_GPU, RayExecutor
+from yolo_attn.ablation.store import TRAINER, TrialFolder, read_json
 from yolo_attn.devices import parse
 
 
@@ -94,3 +96,22 @@ def test_the_command_line_takes_the_word() -> None:
     from ultralytics.cfg import parse_key_value_pair
 
     assert parse_key_value_pair(f"device={OWN_GPU}") == ("device", None)
+
+
+def test_trial_json_names_the_versions_of_the_process_that_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ultralytics
+    import ultralytics.cfg
+
+    job = jobs_in(tmp_path / "study", "resume")[0]
+    folder = TrialFolder(Path(job.folder))
+    folder.path.mkdir(parents=True)
+    monkeypatch.setattr(sys, "argv", [])
+    monkeypatch.setattr(ultralytics.cfg, "entrypoint", lambda: None)
+    trial_process.yolo(["yolo", "detect", "train"], folder)
+    assert read_json(folder.path / TRAINER)["versions"]["ultralytics"] == ultralytics.__version__
+    outcome = run_study(tmp_path / "study")
+    assert len(outcome.done) == 4
+    assert job.manifest["versions"]["ultralytics"] == "0", "the planner's"
+    assert folder.record["versions"]["ultralytics"] == ultralytics.__version__
