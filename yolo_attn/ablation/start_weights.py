@@ -2,7 +2,7 @@
 
 By name and shape a control could take hardly a tenth of a checkpoint that its rivals take whole,
 and would lose for that reason. Its own file holds a wider model that computes what the baseline
-computes with the weights (`seam/widening.py`); what the weights do not fill in the baseline is left
+computes with the weights (`transfer/widening.py`); what the weights do not fill in the baseline is left
 out of the file, too, and starts from the trial's seed.
 """
 
@@ -67,7 +67,7 @@ def write_widened(study: Study, base: Arm, control: Arm) -> None:
     """
     import torch
 
-    from yolo_attn.seam.widening import TOLERANCE, largest_difference, widen
+    from yolo_attn.transfer.widening import TOLERANCE, largest_difference, widen
 
     assert study.weights is not None
     target = Path(str(weights_of(study, control)))
@@ -173,7 +173,7 @@ def _leave_out(model: Any, names: set[str]) -> None:
 def _model(name: str, classes: int | None) -> Any:
     from ultralytics.nn.tasks import DetectionModel
 
-    from yolo_attn.seam.dry_run import load_model_yaml
+    from yolo_attn.overlay.dry_run import load_model_yaml
 
     d = load_model_yaml(name)
     return DetectionModel(d, ch=d.get("channels", d.get("ch", 3)), nc=classes, verbose=False)
