@@ -161,6 +161,40 @@ def test_no_cycle_between_packages() -> None:
         below = {p: needs for p, needs in below.items() if p not in leaves}
 
 
+def test_no_circle_between_files_of_a_package() -> None:
+    """Imports inside functions count: a file that needs another one's brushes is below it."""
+    for package in ("ablation", "data", "evaluation"):
+        files = {
+            ".".join(path.relative_to(REPO).with_suffix("").parts): imports(path)
+            for path in sources()
+            if package_of(path) == package
+        }
+        below = {name: needs & set(files) - {name} for name, needs in files.items()}
+        while below:
+            leaves = {name for name, needs in below.items() if not needs & set(below)}
+            assert leaves, f"these import each other: {sorted(below)}"
+            below = {name: needs for name, needs in below.items() if name not in leaves}
+
+
+def test_no_file_of_ablation_reads_anothers_private_names() -> None:
+    for path in (p for p in sources() if package_of(p) == "ablation"):
+        modules = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("yolo_attn"):
+                private = [a.name for a in node.names if a.name.startswith("_")]
+                private = [name for name in private if not name.startswith("__")]
+                assert not private, f"{path.name} imports {private} of {node.module}"
+                modules |= {alias.asname or alias.name for alias in node.names}
+            if (
+                isinstance(node, ast.Attribute)
+                and isinstance(node.value, ast.Name)
+                and node.value.id in modules
+                and node.attr.startswith("_")
+                and not node.attr.startswith("__")
+            ):
+                pytest.fail(f"{path.name} reads {node.value.id}.{node.attr}")
+
+
 def test_importing_the_package_is_cheap() -> None:
     code = "import sys, yolo_attn; print(*sorted(m.split('.')[0] for m in sys.modules))"
     loaded = set(python("-c", code).stdout.split())
