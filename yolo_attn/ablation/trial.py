@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import csv
-import ctypes
 import json
 import os
 import re
 import shutil
-import signal
 import socket
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any, Callable
 
+from yolo_attn.ablation import child
 from yolo_attn.ablation.checkpoint_facts import train_arguments, write_arguments
 from yolo_attn.ablation.file_hashes import hash_file
 from yolo_attn.ablation.identity import (
@@ -68,6 +66,7 @@ def run_job(job: Job, device: str) -> dict[str, Any]:
     with locked(folder.path) as handle:
         if handle is None:
             return {"status": BUSY}
+        child.end_marked(handle)  # of a run whose study and guard were killed
         record = folder.record
         if record.get("status") == DONE and not job.again:
             return record
@@ -240,11 +239,20 @@ def _train_and_evaluate(
         elif job.after_crash == "resume":
             folder.keep_checkpoint()
 
-    code = _child(command, folder.path / TRAIN_LOG, handle, look)
-    if code:
+    def broken() -> None:
         if training:
             spent = folder.record.get("train_seconds", 0.0) + time.monotonic() - begin
             folder.write(train_seconds=spent)
+
+    try:
+        code = _child(command, folder.path / TRAIN_LOG, handle, look)
+    except KeyboardInterrupt:
+        if training and job.after_crash == "resume":
+            folder.keep_checkpoint()
+        broken()
+        raise
+    if code:
+        broken()
         what, log = ("training", TRAIN_LOG) if training else ("evaluation", EVALUATE_LOG)
         return _failure(what, code, folder.path / log)
     folder.write(evaluation_seconds=time.monotonic() - begin)
@@ -266,44 +274,8 @@ def _record_training(folder: TrialFolder, seconds: float, peak_memory: int | Non
 
 
 def _child(command: list[str], log: Path, handle: int, look: Callable[[int], None]) -> int:
-    """Run a child that dies with us and holds the trial's lock as long as it lives.
-
-    `look` is called at each poll with the largest memory so far (bytes, with the children's).
-    """
-    peak = 0
-    with open(log, "ab") as out:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
-            pass_fds=(handle,), preexec_fn=_die_with_parent,
-        )  # fmt: skip
-        try:
-            while process.poll() is None:
-                peak = max(peak, _resident(process.pid))
-                look(peak)
-                time.sleep(POLL)
-            look(peak)
-        except BaseException:
-            process.kill()
-            process.wait()
-            raise
-    return process.returncode
-
-
-def _die_with_parent() -> None:
-    # An orphan would go on writing into a folder that the next run takes over.
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-
-
-def _resident(pid: int) -> int:
-    import psutil
-
-    try:
-        process = psutil.Process(pid)
-        family = [process, *process.children(recursive=True)]
-        return sum(p.memory_info().rss for p in family)
-    except psutil.Error:
-        return 0
+    """`child.run` at our pace."""
+    return child.run(command, log, handle, look, POLL)
 
 
 def _failure(what: str, code: int, log: Path) -> dict[str, Any]:
