@@ -31,7 +31,7 @@ head:
   - [[2], 1, Detect, [nc]]
 """
 ARMS = ("a", "b", "c")
-EPOCH = 0.02  # seconds
+EPOCH = float(os.environ.get("STUDY_WORLD_EPOCH", "0.02"))  # seconds
 DEFAULTS = {"lr0": "0.01", "epochs": "100"}
 
 
@@ -59,6 +59,7 @@ class World:
     root: Path
     spec: Spec = field(default_factory=Spec)
     project: str = "runs"
+    epoch: float = EPOCH
 
     def __post_init__(self) -> None:
         from PIL import Image
@@ -137,7 +138,7 @@ class World:
         from yolo_attn.errors import YoloAttnError
 
         trial.CHILD, trial.POLL = "tests.study_world", 0.01
-        os.environ["STUDY_WORLD"] = str(self.root)
+        os.environ.update(STUDY_WORLD=str(self.root), STUDY_WORLD_EPOCH=str(self.epoch))
         try:
             outcome = run_plan(plan_study(self.study(), **options), LocalExecutor(["cpu"]))
         except YoloAttnError as error:
