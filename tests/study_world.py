@@ -15,10 +15,12 @@ import os
 import pickle
 import signal
 import sys
+import tempfile
 import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,25 @@ DEFAULTS = {"lr0": "0.01", "epochs": "100"}
 
 def sha(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def digest_of(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+@cache
+def checkpoint(variant: int) -> bytes:
+    """A model that Ultralytics can load; the same bytes each time."""
+    import torch
+    from ultralytics import YOLO
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model.yaml"
+        file.write_text(MODEL.format(width=16, block="SE"))
+        torch.manual_seed(variant)
+        net = YOLO(str(file))
+        net.save(str(file.with_suffix(".pt")))
+        return file.with_suffix(".pt").read_bytes()
 
 
 @dataclass(frozen=True)
@@ -89,7 +110,7 @@ class World:
         file.write_text(("0 0.5 0.5 0.2 0.2\n", "0 0.5 0.5 0.3 0.2\n", "")[variant])
 
     def weights(self, variant: int) -> None:
-        (self.root / "weights.pt").write_text(f"weights {variant}")
+        (self.root / "weights.pt").write_bytes(checkpoint(variant))
 
     def sidecar(self, variant: int) -> None:
         file = self.root / "set" / "annotations" / "val.json"
@@ -181,7 +202,7 @@ def beginning(options: dict[str, str]) -> str:
     return sha(
         {
             "model": yaml.safe_load(Path(options["model"]).read_text()),
-            "weights": None if weights == "False" else Path(weights).read_text(),
+            "weights": None if weights == "False" else digest_of(Path(weights)),
             "args": {k: float(options.get(k, v)) for k, v in DEFAULTS.items()},
             "seed": options["seed"],
         }

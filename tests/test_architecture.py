@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "layers": {"errors", "registry", "blocks", "ops", "autoload"},
     "ops": {"errors"},
     "losses": {"errors"},
-    "evaluation": {"errors", "data"},
+    "evaluation": {"errors", "data", "devices"},
     "data": {"errors", "paths", "evaluation"},
     # size_metrics.py shows evaluation's numbers in `yolo val`, block_use.py explain's after a
     # training.
@@ -35,6 +35,7 @@ MAY_IMPORT = {
     "explain": {"errors", "registry", "blocks"},
     "errors": set(),
     "paths": set(),
+    "devices": {"errors"},
     "registry": {"errors", "blocks", "layers", "versions"},
     "versions": set(),
     "autoload": {"errors", "seam"},
@@ -47,6 +48,7 @@ MAY_USE = {
     "losses": {"torch"},
     "errors": set(),
     "paths": set(),
+    "devices": {"torch"},
     "autoload": set(),
     "registry": {"torch"},
     "versions": set(),

@@ -63,9 +63,11 @@ def ablate_command(
     Example: yolo-attn ablate --models yolov8n.yaml,yolov8n-gc.yaml --seeds 3 --data sirst.yaml
     epochs=100 imgsz=640
     """
-    from yolo_attn.ablation.executors.local import devices_here
+    from yolo_attn.ablation.executors.local import places_for
+    from yolo_attn.ablation.plan_table import continuing
+    from yolo_attn.ablation.progress import View
     from yolo_attn.ablation.report import write_report
-    from yolo_attn.ablation.runner import plan_study, run_plan, with_more_seeds
+    from yolo_attn.ablation.runner import plan_study, run_plan, to_do, with_more_seeds
     from yolo_attn.ablation.store import ARCHIVE
 
     _check_executor(executor, address)
@@ -84,21 +86,26 @@ def ablate_command(
         study = study_from(arguments or [], models, given)
         if add_seeds:
             study = with_more_seeds(study, add_seeds)
+        # Ray's machines have their own devices.
+        here = executor == "local" and not dry_run
+        places = places_for(devices, study.train.get("device"), here)
         plan = plan_study(
             study, force=force, re_evaluate=re_evaluate, extend=extend, only=only or ()
         )
         if dry_run:
-            _print_plan(plan, only or (), as_json)
+            _print_plan(plan, only or (), places, as_json)
             return
-        own = study.train.get("device")
-        places = (
-            devices.split(",") if devices else [str(own)] if own is not None else devices_here()
-        )
         runs_on = _executor(executor, address, places)
         if plan.aside:
             print(f"{len(plan.aside)} trials go into {study.folder / ARCHIVE}", file=sys.stderr)
-        outcome = run_plan(plan, runs_on, only=only or (), report=_say)
-        results = write_report(study.folder, device=places[0])
+        try:
+            with View(plan, to_do(plan, only or ()), runs_on.places) as view:
+                outcome = run_plan(plan, runs_on, only=only or (), report=view.ended)
+            results = write_report(study.folder, device=places[0])
+        except KeyboardInterrupt:
+            go_on = continuing(sys.argv[1:])
+            print(f"stopped; all that is finished is kept. To go on:\n  {go_on}", file=sys.stderr)
+            raise typer.Exit(130) from None
     _print_results(results, as_json)
     for job, error in outcome.failed:
         _failed(f"{job.arm}/{job.seed}", error)
@@ -230,25 +237,19 @@ def _executor(executor: str, address: Optional[str], places: List[str]) -> Any:
     return LocalExecutor(places)
 
 
-def _say(job: Any, record: Dict[str, Any]) -> None:
-    text = f"{job.arm}/{job.seed}: {record['status']}"
-    if record.get("metrics"):
-        first = next(iter(record["metrics"].values()))
-        text += f" in {record['seconds']:.0f} s, AP {first['metrics']['AP']:.2f}"
-    print(text, file=sys.stderr, flush=True)
-
-
 def _failed(name: str, error: Dict[str, Any]) -> None:
     print(f"yolo-attn: error: {name}: {error['what']}; {error.get('log', '')}", file=sys.stderr)
     for line in error["tail"]:
         print(f"    {line}", file=sys.stderr)
 
 
-def _print_plan(plan: Any, only: Any, as_json: bool) -> None:
+def _print_plan(plan: Any, only: Any, places: List[str], as_json: bool) -> None:
     from yolo_attn.ablation.decisions import chosen
-    from yolo_attn.ablation.plan import estimated_seconds
+    from yolo_attn.ablation.estimate import estimate
+    from yolo_attn.ablation.plan_table import print_plan
+    from yolo_attn.ablation.runner import to_do
 
-    seconds = estimated_seconds(plan)
+    found = estimate(plan, to_do(plan, only), places)
     trials = [
         {
             "arm": job.arm,
@@ -261,19 +262,10 @@ def _print_plan(plan: Any, only: Any, as_json: bool) -> None:
     ]
     if as_json:
         answer = {"study": plan.study.as_dict(), "arms": plan.arms, "trials": trials}
-        print(json.dumps({**answer, "flags": plan.flags, "seconds": seconds}, indent=2))
+        answer.update(flags=plan.flags, seconds=found.seconds, estimate=asdict(found))
+        print(json.dumps(answer, indent=2))
         return
-    table = Table("arm", "seed", "status", "parameters", "GFLOPs", "command")
-    for t in trials:
-        cost = plan.arms[t["arm"]]
-        status = t["status"] if t["chosen"] else f"{t['status']} (not chosen)"
-        sizes = [f"{cost['parameters']:,}", f"{cost['gflops']:.2f}"]
-        table.add_row(t["arm"], str(t["seed"]), status, *sizes, escape(t["command"]))
-    _console().print(table)
-    for flag in plan.flags:
-        print(f"note: {flag}")
-    guess = "unknown before a first trial" if seconds is None else f"about {seconds:.0f} s"
-    print(f"{len(trials)} trials; time left on one device: {guess}")
+    print_plan(plan, trials, found, places)
 
 
 def _print_results(results: Any, as_json: bool) -> None:

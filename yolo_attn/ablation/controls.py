@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from yolo_attn.ablation.spec import Study
+from yolo_attn.ablation.start_weights import write_widened
 from yolo_attn.ablation.store import write_text
 from yolo_attn.errors import YoloAttnError
 
@@ -31,7 +32,7 @@ def with_controls(
         The study and the costs with the new arms, and what to say about them.
 
     Raises:
-        YoloAttnError: the baseline cannot be widened.
+        YoloAttnError: the baseline cannot be widened, or its weights cannot.
     """
     flags, arms = [], dict(arms)
     base = next(arm for arm in study.arms if arm.name == study.baseline)
@@ -48,9 +49,10 @@ def with_controls(
         model, cost = _widen(base.model, key, target, _side(study))
         write_text(file, model)
         arms[name] = {**cost, "matched": dearest}
-        study = replace(
-            study, arms=(*study.arms, replace(base, name=name, model=str(file), matched=kind))
-        )
+        control = replace(base, name=name, model=str(file), matched=kind)
+        if study.weights:
+            write_widened(study, base, control)
+        study = replace(study, arms=(*study.arms, control))
         off = 100 * (cost[key] / target - 1)
         flags.append(f"{name} is the baseline, widened to the {key} of {dearest} ({off:+.1f} %)")
     return study, arms, flags

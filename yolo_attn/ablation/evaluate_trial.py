@@ -78,7 +78,7 @@ def evaluate_trial(
 
 def _use_of_blocks(best: str, images: list[str], device: str | None) -> list[dict[str, Any]]:
     """What the table after the training says, for every block of the checkpoint."""
-    from yolo_attn.evaluation.predict import torch_device
+    from yolo_attn.devices import torch_device
     from yolo_attn.explain import hooks, use
 
     subject = hooks.load(best)

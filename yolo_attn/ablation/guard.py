@@ -74,7 +74,8 @@ def end_all(mark: str, descendants: bool = True) -> list[int]:
     """
     import psutil
 
-    killed, end = [], time.monotonic() + PATIENCE
+    killed: list[int] = []
+    end = time.monotonic() + PATIENCE
     while True:
         # A process may start another one while it is being killed: look until there is none.
         left = [p for p in _family(mark, descendants) if _is_running(p)]

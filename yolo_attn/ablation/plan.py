@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from yolo_attn.ablation import arm_loss
+from yolo_attn.ablation import arm_loss, start_weights
 from yolo_attn.ablation.decisions import AGAIN, decide
 from yolo_attn.ablation.identity import Reader, Source, digest
 from yolo_attn.ablation.spec import Arm, Study
@@ -120,7 +120,7 @@ def make_plan(
     study, arms, flags = with_controls(study, arms)
     manifest = environment()
     jobs = [_job(study, arm, seed, manifest, reader) for seed in study.seeds for arm in study.arms]
-    flags += [*_fairness(study), *arm_loss.told(study)]
+    flags += [*_fairness(study), *arm_loss.told(study), *start_weights.told(study)]
     found = decide(jobs, reader, force=force, re_evaluate=re_evaluate, only=only)
     if found.older:
         flags.append(
@@ -150,7 +150,8 @@ def _job(study: Study, arm: Arm, seed: int, manifest: dict[str, Any], reader: Re
     args = {**study.train, **arm.args}
     model = arm_loss.model_of(study, arm)
     train = ["yolo", "detect", "train", f"model={model}", f"data={study.data}", f"seed={seed}"]
-    train += [f"pretrained={study.weights or False}"]
+    weights = start_weights.weights_of(study, arm)
+    train += [f"pretrained={weights or False}"]
     train += [f"{key}={value}" for key, value in args.items() if key != "device"]
     train += [f"project={folder}", f"name={TRAIN}", "exist_ok=True"]
     evaluate: dict[str, Any] = {
@@ -165,7 +166,7 @@ def _job(study: Study, arm: Arm, seed: int, manifest: dict[str, Any], reader: Re
         slices = {"slice_size": arm.slice, "slice_overlap": arm.slice_overlap}
     evaluate.update(slices)
     given = {key: value for key, value in args.items() if key != "device"}
-    source = Source(model, study.weights, study.data, seed, given, evaluate)
+    source = Source(model, weights, study.data, seed, given, evaluate)
     identity = {"training": reader.training(source), "evaluation": reader.evaluation(source)}
     dataset = {"data": study.data, "sha256": digest(identity["training"]["data"])}
     return Job(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Callable
@@ -84,6 +84,12 @@ def plan_study(
     return plan
 
 
+def to_do(plan: Plan, only: Sequence[str] = ()) -> list[Job]:
+    """The trials that `run_plan` will do."""
+    aside = {str(path) for path in plan.aside}
+    return [job for job in plan.jobs if chosen(job.arm, job.seed, only) and _is_open(job, aside)]
+
+
 def run_plan(
     plan: Plan, executor: Executor, *, only: Sequence[str] = (), report: Report | None = None
 ) -> Outcome:
@@ -111,7 +117,7 @@ def run_plan(
         write_json(folder / STUDY, content)
     outcome, todo = Outcome(), []
     for job in plan.jobs:
-        if TrialFolder(Path(job.folder)).status == DONE and not job.again:
+        if not _is_open(job):
             outcome.done.append(job)
         elif chosen(job.arm, job.seed, only):
             todo.append(job)
@@ -135,6 +141,11 @@ def run_plan(
             take_weights(job, plan.jobs)
         executor.execute(then, ended)
     return outcome
+
+
+def _is_open(job: Job, aside: Collection[str] = ()) -> bool:
+    finished = TrialFolder(Path(job.folder)).status == DONE
+    return not finished or job.again or job.folder in aside
 
 
 def _unchanged(plan: Plan) -> None:

@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from yolo_attn.devices import parse
+from yolo_attn.devices import torch_device as torch_device  # its name here is public
 from yolo_attn.errors import YoloAttnError
 from yolo_attn.evaluation.boxes import Detections
 from yolo_attn.evaluation.ground_truth import DatasetTruth, dataset_truth
@@ -74,9 +76,10 @@ def predict(
         classes: numbers of the only classes that count, as in such a training.
 
     Raises:
-        YoloAttnError: a model or dataset that cannot be loaded, whose classes differ in number, or
-            whose sidecar does not fit.
+        YoloAttnError: an unknown device; a model or dataset that cannot be loaded, whose classes
+            differ in number, or whose sidecar does not fit.
     """
+    parse(device)
     with output_on_stderr():
         from yolo_attn.data.stats_read import load_dataset
 
@@ -123,16 +126,6 @@ def seen_classes(
                 f"{len(content['names']) - 1})"
             )
     return sorted(set(kept))
-
-
-def torch_device(device: str | None) -> str:
-    """Ultralytics' `device` as torch writes it; of several GPUs the first."""
-    import torch
-
-    text = str(device).split(",")[0] if device not in (None, "") else ""
-    if not text:
-        return "cuda:0" if torch.cuda.is_available() else "cpu"
-    return f"cuda:{text}" if text.isdigit() else text
 
 
 def image_paths(data: str, split: str) -> list[str]:
