@@ -17,7 +17,11 @@ from pathlib import Path
 from typing import Any
 
 NUMBERS = ("numpy", "numpy.core.multiarray", "numpy._core.multiarray")
-PLAIN = {("collections", "OrderedDict"), *((m, n) for m in NUMBERS for n in ("dtype", "scalar"))}
+PLAIN = {
+    ("collections", "OrderedDict"),
+    ("_codecs", "encode"),  # how NumPy's numbers are written
+    *((module, name) for module in NUMBERS for name in ("dtype", "scalar")),
+}
 STRIPPED = -1  # the epoch of a checkpoint whose optimizer was taken out at the end
 
 
