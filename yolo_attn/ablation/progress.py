@@ -36,7 +36,8 @@ class Running:
         number: which trial of the study it is, from 1.
         epoch: how many it has finished.
         ap: AP of the last of them on the validation split, in percent; None before the first.
-        elapsed: seconds since it started.
+        elapsed: seconds since it started, or was resumed.
+        here: how many epochs it has finished in that time.
         device: where.
     """
 
@@ -45,6 +46,7 @@ class Running:
     epoch: int
     ap: float | None
     elapsed: float
+    here: int
     device: str
 
 
@@ -64,8 +66,9 @@ def running(plan: Plan, since: float) -> list[Running]:
         rows = results_rows(folder)
         ap = 100 * rows[-1][AP] if rows and AP in rows[-1] else None
         elapsed = time.time() - max(since, record.get("started", since))
+        before = (record.get("resumed") or [0])[-1]
         device = str(record.get("device", ""))
-        found.append(Running(job, number, len(rows), ap, elapsed, device))
+        found.append(Running(job, number, len(rows), ap, elapsed, len(rows) - before, device))
     return found
 
 
@@ -89,8 +92,8 @@ def seconds_left(
         if record.get("status") == DONE and record.get("seconds"):
             took.setdefault(job.arm, []).append(record["seconds"])
     for trial in now:
-        if trial.epoch and trial.job.arm not in took:
-            rate = trial.elapsed / trial.epoch
+        if trial.here > 0 and trial.job.arm not in took:
+            rate = trial.elapsed / trial.here
             took[trial.job.arm] = [rate * trial.job.epochs]
     if not took:
         return None

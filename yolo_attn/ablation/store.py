@@ -28,6 +28,7 @@ TAKEN_NAMES = frozenset(
 )
 TRAIN, SAFE = "train", "safe"  # Ultralytics' folder, and our copy of its last whole checkpoint
 TRAINED = "trained"  # a file that the child leaves between training and evaluation
+TRAINER = "trainer.json"  # versions of the process that trained, which may be another machine's
 TRAIN_LOG, EVALUATE_LOG = "train.log", "evaluate.log"
 KEPT = ("weights/last.pt", "weights/best.pt", "results.csv")
 

@@ -32,6 +32,7 @@ from yolo_attn.ablation.store import (
     TRAIN,
     TRAIN_LOG,
     TRAINED,
+    TRAINER,
     TrialFolder,
     locked,
     read_json,
@@ -110,6 +111,7 @@ def run_job(job: Job, device: str) -> dict[str, Any]:
             blocks=metrics.pop("blocks", []),
             metrics=metrics,
             arguments=_arguments(job, folder),
+            **_trainer(folder),
             **_evaluated_as(job, folder),
         )
 
@@ -261,6 +263,11 @@ def _train_and_evaluate(
 
 def _child_command(folder: TrialFolder, options: dict[str, Any]) -> list[str]:
     return [sys.executable, "-m", CHILD, str(folder.path), json.dumps(options)]
+
+
+def _trainer(folder: TrialFolder) -> dict[str, Any]:
+    """Versions, commit and platform of the process that trained, where it noted them."""
+    return read_json(folder.path / TRAINER) or {}
 
 
 def _record_training(folder: TrialFolder, seconds: float, peak_memory: int | None) -> None:

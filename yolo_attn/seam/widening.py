@@ -33,8 +33,9 @@ Map = Tensor  # (c',) int: which channel of the narrow model each channel of the
 POINTWISE = set(
     "silu relu relu_ leaky_relu gelu elu hardswish hardsigmoid hardtanh relu6 mish sigmoid "
     "sigmoid_ tanh softplus max_pool2d _max_pool2d boolean_dispatch fn avg_pool2d "
-    "adaptive_avg_pool2d adaptive_max_pool2d interpolate upsample dropout clone contiguous detach to float double "
-    "type_as requires_grad_ __get__ neg exp sqrt clamp pad mean sum amax".split()
+    "adaptive_avg_pool2d adaptive_max_pool2d interpolate upsample dropout clone "
+    "contiguous detach to float double type_as requires_grad_ __get__ neg exp sqrt clamp "
+    "pad mean sum amax".split()
 )
 BINARY = set("add add_ __iadd__ mul mul_ __imul__ sub div __radd__ __rmul__ truediv".split())
 
