@@ -81,6 +81,7 @@ class World:
     spec: Spec = field(default_factory=Spec)
     project: str = "runs"
     epoch: float = EPOCH
+    real: bool = False  # train with Ultralytics, not with the stub
 
     def __post_init__(self) -> None:
         from PIL import Image
@@ -119,7 +120,14 @@ class World:
             file.unlink(missing_ok=True)
             return
         file.parent.mkdir(exist_ok=True)
-        file.write_text(json.dumps({"variant": variant}))
+        box = [4, 4, 4 + variant, 4]
+        row = {"id": 1, "image_id": 0, "category_id": 1, "bbox": box, "area": box[2] * box[3]}
+        content = {
+            "images": [{"id": 0, "file_name": "0.png", "width": 16, "height": 16}],
+            "annotations": [{**row, "iscrowd": 0}],
+            "categories": [{"id": 1, "name": "ship"}],
+        }
+        file.write_text(json.dumps(content))
 
     def study(self, name: str = "s"):
         from yolo_attn.ablation.spec import from_dict
@@ -133,7 +141,7 @@ class World:
                 "seeds": s.seeds,
                 "data": str(self.root / "set" / s.data),
                 "protocols": list(s.protocols),
-                "train": {**train, "imgsz": 32},
+                "train": {**train, "imgsz": 32, "batch": 2, "workers": 0, "plots": False},
                 "weights": str(self.root / "weights.pt") if s.weights else None,
                 "project": str(self.root / self.project),
             }
@@ -159,7 +167,8 @@ class World:
         from yolo_attn.ablation.runner import plan_study, run_plan
         from yolo_attn.errors import YoloAttnError
 
-        trial.CHILD, trial.POLL = "tests.study_world", 0.01
+        if not self.real:
+            trial.CHILD, trial.POLL = "tests.study_world", 0.01
         os.environ.update(STUDY_WORLD=str(self.root), STUDY_WORLD_EPOCH=str(self.epoch))
         try:
             outcome = run_plan(plan_study(self.study(), **options), LocalExecutor(["cpu"]))

@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
@@ -54,13 +55,16 @@ def part(identity: dict[str, Any], leave_out: tuple[str, ...] = ()) -> str:
 class Studies(RuleBasedStateMachine):
     """One user, one study, and all that he may do to it."""
 
+    real, patience = False, 1.0
+
     @initialize()
     def begin(self) -> None:
         self.root = Path(tempfile.mkdtemp(prefix="studies-"))
-        self.world = World(self.root)
+        self.world = World(self.root, real=self.real)
         self.trainings: dict[str, tuple[str, int, dict[str, str]]] = {}
         self.truths: dict[str, dict[str, Any]] = {}
         self.finished: dict[float, str] = {}
+        self.boxes: dict[str, str] = {}
         self.moves = 0
         self.remember()
 
@@ -161,14 +165,14 @@ class Studies(RuleBasedStateMachine):
 
     @rule(flags=FLAGS, after=SECONDS)
     def run_and_kill(self, flags: dict[str, bool], after: float) -> None:
-        code = ended(self.world.start(**flags), after)
+        code = ended(self.world.start(**flags), after * self.patience)
         STEPS["killed" if code < 0 else "ended before the kill"] += 1
         time.sleep(0.05)  # the trial dies with it
 
     @rule(flags=FLAGS, after=SECONDS, to=st.integers(0, 2), split=st.sampled_from(["train", "val"]))
     def run_and_edit(self, flags: dict[str, bool], after: float, to: int, split: str) -> None:
         pid = self.world.start(**flags)
-        time.sleep(after)
+        time.sleep(after * self.patience)
         self.world.label(split, 0, to)
         self.remember()
         assert ended(pid) in (0, 2, 3), self.world.said()
@@ -222,14 +226,25 @@ class Studies(RuleBasedStateMachine):
             if record["status"] != DONE:
                 continue
             training, evaluation = (record["identity"][k] for k in ("training", "evaluation"))
+            effective = record["arguments"]["effective"]
+            assert effective["epochs"] == training["arguments"]["epochs"]
+            assert effective["lr0"] == training["arguments"]["lr0"]
+            if self.real:
+                self.same_as_before(folder, record)
+                continue
             chain = expected(*self.trainings[digest(training)])
             truth = self.truths[part(evaluation, ("protocols", "checkpoint"))]
             for protocol in evaluation["protocols"]:
                 found = record["metrics"][protocol]["metrics"]["AP"]
                 assert found == number(chain, truth, protocol), f"{folder}, {protocol}"
-            effective = record["arguments"]["effective"]
-            assert effective["epochs"] == training["arguments"]["epochs"]
-            assert effective["lr0"] == training["arguments"]["lr0"]
+
+    def same_as_before(self, folder: Path, record: dict[str, Any]) -> None:
+        """Trainings of one identity find the same boxes, but for those that were resumed."""
+        with np.load(folder / "predictions.npz") as arrays:
+            found = digest([arrays[name].tolist() for name in ("det_boxes", "det_score")])
+        if not record.get("resumed"):
+            key = digest(record["identity"]["training"])
+            assert self.boxes.setdefault(key, found) == found, folder
 
     @invariant()
     def no_two_processes_in_one_trial(self) -> None:
@@ -240,6 +255,12 @@ class Studies(RuleBasedStateMachine):
             shutil.rmtree(self.root, ignore_errors=True)
 
 
+class RealStudies(Studies):
+    """The same with real trainings: seconds each."""
+
+    real, patience = True, 30.0
+
+
 def machine(examples: int, steps: int, **more: Any) -> settings:
     return settings(
         max_examples=examples, stateful_step_count=steps, deadline=None, print_blob=True,
@@ -247,16 +268,21 @@ def machine(examples: int, steps: int, **more: Any) -> settings:
     )  # fmt: skip
 
 
-def run_machine(chosen: settings) -> None:
+def run_machine(chosen: settings, kind: type[Studies] = Studies) -> None:
     from hypothesis.stateful import run_state_machine_as_test
 
     STEPS.clear()
-    run_state_machine_as_test(Studies, settings=chosen)
+    run_state_machine_as_test(kind, settings=chosen)
     print(", ".join(f"{n} {what}" for what, n in STEPS.most_common()))
 
 
 def test_whatever_is_done_to_a_study_its_results_stay_true() -> None:
     run_machine(machine(5, 20, derandomize=True, phases=[Phase.generate]))
+
+
+@pytest.mark.slow
+def test_the_same_with_real_trainings() -> None:
+    run_machine(machine(3, 12, phases=[Phase.generate]), RealStudies)
 
 
 @pytest.mark.slow
