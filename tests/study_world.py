@@ -34,6 +34,7 @@ head:
 """
 ARMS = ("a", "b", "c")
 EPOCH = float(os.environ.get("STUDY_WORLD_EPOCH", "0.02"))  # seconds
+WARM: list[bool] = []
 DEFAULTS = {"lr0": "0.01", "epochs": "100"}
 
 
@@ -98,6 +99,16 @@ class World:
         for arm in ARMS:
             self.model(arm, 0)
         self.weights(0)
+        self._warm()
+
+    def _warm(self) -> None:
+        """Import and build here, once, what every forked study would import and build anew."""
+        if not WARM:
+            WARM.append(True)
+            from yolo_attn.ablation.executors import local  # noqa: F401
+            from yolo_attn.ablation.runner import plan_study
+
+            plan_study(self.study())
 
     def model(self, arm: str, variant: int) -> None:
         # The first rows are alike, so that the weights fit; "b" ends as no other does.
@@ -178,6 +189,12 @@ class World:
         faults = [f"{job.arm}/{job.seed}: {error['what']}" for job, error in outcome.failed]
         (self.root / "said.txt").write_text("\n".join(faults))
         return 3 if outcome.failed or outcome.busy else 0
+
+    def settle(self) -> None:
+        """Wait until nothing is left of a study that was killed: its trials' locks are free."""
+        for lock in self.root.rglob(".lock"):
+            with open(lock, "a") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
 
     def said(self) -> str:
         return (self.root / "said.txt").read_text()

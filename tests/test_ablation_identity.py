@@ -51,6 +51,7 @@ def broken(world: World, arm: str = "a") -> None:
     pid = world.start()
     wait_for((trial(world, arm).path / "safe" / "last.pt").is_file)
     assert ended(pid, 0) < 0 and trial(world, arm).status == "running"
+    world.settle()
     world.epoch = 0.02
 
 

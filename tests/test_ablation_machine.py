@@ -32,6 +32,23 @@ from yolo_attn.ablation.store import DONE, STUDY, read_json
 
 STEPS: Counter[str] = Counter()
 SECONDS = st.floats(0.0, 1.0)
+VARIANT = st.integers(0, 2)
+EDITS = st.one_of(
+    st.tuples(st.just("model"), st.sampled_from(ARMS), VARIANT),
+    st.tuples(st.just("label"), st.sampled_from(["train", "val"]), st.just(0), VARIANT),
+    st.tuples(st.just("weights"), st.integers(0, 1)),
+    st.tuples(st.just("sidecar"), st.integers(0, 1)),
+)
+WISHES = st.one_of(
+    st.fixed_dictionaries({"lr0": st.sampled_from([None, 0.01, 0.1])}),
+    st.fixed_dictionaries({"epochs": st.sampled_from([3, 5])}),
+    st.fixed_dictionaries({"weights": st.booleans()}),
+    st.fixed_dictionaries(
+        {"arms": st.sampled_from([("a", "b"), ("a", "b", "c"), ("a", "c"), ("b", "a")])}
+    ),
+    st.fixed_dictionaries({"seeds": st.integers(1, 2)}),
+    st.fixed_dictionaries({"protocols": st.sampled_from([("coco",), ("coco", "tiny")])}),
+)
 FLAGS = st.fixed_dictionaries(
     {"force": st.sampled_from([False, False, False, True]), "re_evaluate": st.booleans(),
      "extend": st.booleans()}
@@ -89,49 +106,18 @@ class Studies(RuleBasedStateMachine):
         evaluation = part(reader.evaluation(source), ("protocols",))
         assert self.truths.setdefault(evaluation, truth) == truth, "one identity, two truths"
 
-    # What he edits.
+    # What he edits, and what he asks for. Two rules, so that he runs something now and then.
 
-    @rule(arm=st.sampled_from(ARMS), variant=st.integers(0, 2))
-    def edit_yaml(self, arm: str, variant: int) -> None:
-        self.world.model(arm, variant)
+    @rule(edit=EDITS)
+    def edit(self, edit: tuple[Any, ...]) -> None:
+        what, *how = edit
+        getattr(self.world, what)(*how)
         self.remember()
 
-    @rule(place=st.sampled_from([("train", 0), ("train", 1), ("val", 0)]), to=st.integers(0, 2))
-    def edit_labels(self, place: tuple[str, int], to: int) -> None:
-        self.world.label(*place, to)
+    @rule(wish=WISHES)
+    def ask_for(self, wish: dict[str, Any]) -> None:
+        self.world.spec = changed(self.world.spec, **wish)
         self.remember()
-
-    @rule(variant=st.integers(0, 1))
-    def edit_weights(self, variant: int) -> None:
-        self.world.weights(variant)
-        self.remember()
-
-    @rule(variant=st.integers(0, 1))
-    def edit_sidecar(self, variant: int) -> None:
-        self.world.sidecar(variant)
-        self.remember()
-
-    @rule(lr0=st.sampled_from([None, 0.01, 0.1]), epochs=st.sampled_from([3, 3, 5]))
-    def other_arguments(self, lr0: float | None, epochs: int) -> None:
-        self.world.spec = changed(self.world.spec, lr0=lr0, epochs=epochs)
-        self.remember()
-
-    @rule(weights=st.booleans())
-    def with_weights(self, weights: bool) -> None:
-        self.world.spec = changed(self.world.spec, weights=weights)
-        self.remember()
-
-    @rule(arms=st.sampled_from([("a", "b"), ("a", "b", "c"), ("a", "c"), ("b", "a")]))
-    def other_arms(self, arms: tuple[str, ...]) -> None:
-        self.world.spec = changed(self.world.spec, arms=arms)
-
-    @rule(seeds=st.integers(1, 2))
-    def other_seeds(self, seeds: int) -> None:
-        self.world.spec = changed(self.world.spec, seeds=seeds)
-
-    @rule(protocols=st.sampled_from([("coco",), ("coco", "tiny"), ("tiny",)]))
-    def other_protocols(self, protocols: tuple[str, ...]) -> None:
-        self.world.spec = changed(self.world.spec, protocols=protocols)
 
     @rule()
     def move(self) -> None:
@@ -149,6 +135,9 @@ class Studies(RuleBasedStateMachine):
     # What he runs.
 
     @rule(flags=FLAGS)
+    def run_somehow(self, flags: dict[str, bool]) -> None:
+        self.run(flags)
+
     def run(self, flags: dict[str, bool]) -> None:
         before = tree(self.root)
         code = ended(self.world.start(**flags))
@@ -163,11 +152,19 @@ class Studies(RuleBasedStateMachine):
         if code == 0:
             self.all_done()
 
+    @rule()
+    def run_forced(self) -> None:
+        self.run({"force": True, "re_evaluate": False, "extend": True})
+
+    @rule()
+    def run_all_but_forced(self) -> None:
+        self.run({"force": False, "re_evaluate": True, "extend": True})
+
     @rule(flags=FLAGS, after=SECONDS)
     def run_and_kill(self, flags: dict[str, bool], after: float) -> None:
         code = ended(self.world.start(**flags), after * self.patience)
         STEPS["killed" if code < 0 else "ended before the kill"] += 1
-        time.sleep(0.05)  # the trial dies with it
+        self.world.settle()
 
     @rule(flags=FLAGS, after=SECONDS, to=st.integers(0, 2), split=st.sampled_from(["train", "val"]))
     def run_and_edit(self, flags: dict[str, bool], after: float, to: int, split: str) -> None:
