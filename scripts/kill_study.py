@@ -56,34 +56,50 @@ def kill_and_compare(cwd: Path, kills: int, seed: int) -> bool:
     assert start(cwd, "undisturbed").wait() == 0, (cwd / "undisturbed.log").read_text()
     whole = time.monotonic() - begin
     print(f"undisturbed: {whole:.0f} s, load {os.getloadavg()[0]:.1f}", flush=True)
-    slowest, good, finished = 0.0, True, {}
-    for kill in range(kills):
-        study = start(cwd, "killed")
-        # Up to the length of a trial and a half, so that some of them come to their end.
+    slowest, good, kill, name, finished = 0.0, True, 0, "killed0", {}
+    while kill < kills:
+        study = start(cwd, name)
+        # Up to the length of an undisturbed study, so that some of them come to their end.
         try:
-            study.wait(rng.uniform(0.5, 0.75 * whole))
+            code = study.wait(rng.uniform(0.5, 0.9 * whole))
         except subprocess.TimeoutExpired:
-            study.send_signal(signal.SIGKILL)
-            study.wait()
+            code = None
+        if code is not None:
+            good = ended_well(cwd, name, code) and good
+            name, finished = f"killed{kill}", {}
+            continue
+        kill += 1
         had = len(processes(study.mark))
+        study.send_signal(signal.SIGKILL)
         moment = time.monotonic()
+        study.wait()
         while (left := processes(study.mark)) and time.monotonic() - moment < PATIENCE:
             time.sleep(0.05)
         took = time.monotonic() - moment
         slowest = max(slowest, took)
-        now = done(cwd / "runs" / "ablation" / "killed")
-        kept = all(now.get(name) == stamp for name, stamp in finished.items())
+        now = done(cwd / "runs" / "ablation" / name)
+        kept = all(now.get(trial) == stamp for trial, stamp in finished.items())
         finished = now
         good = good and not left and kept
         print(
-            f"kill {kill + 1}: {had} processes, gone after {took:.1f} s, left {len(left)}; "
+            f"kill {kill}: {had} processes, gone after {took:.1f} s, left {len(left)}; "
             f"finished trials {len(now)}, kept: {kept}",
             flush=True,
         )
-    assert start(cwd, "killed").wait() == 0, (cwd / "killed.log").read_text()[-3000:]
-    same = table(cwd, "killed") == table(cwd, "undisturbed")
-    print(f"slowest end: {slowest:.1f} s; the same table: {same}")
-    return good and same
+    good = ended_well(cwd, name, start(cwd, name).wait()) and good
+    print(f"{kills} kills, slowest end {slowest:.1f} s, load {os.getloadavg()[0]:.1f}")
+    print(f"nothing left, nothing lost, the same tables: {good}")
+    return good
+
+
+def ended_well(cwd: Path, name: str, code: int) -> bool:
+    """Whether a study that was killed and came to its end has the table of the undisturbed one."""
+    if code:
+        print(f"{name} ended with {code}: {(cwd / f'{name}.log').read_text()[-2000:]}")
+        return False
+    same = table(cwd, name) == table(cwd, "undisturbed")
+    print(f"{name} came to its end; the same table: {same}", flush=True)
+    return same
 
 
 class Started(subprocess.Popen):  # type: ignore[type-arg]

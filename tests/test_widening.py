@@ -21,7 +21,7 @@ SLOW = pytest.mark.slow
 FEW = [("yolov8n", 1.1), ("yolov5n", 1.37), ("yolo11n", 1.37)]
 MORE = [
     (name, factor)
-    for name in ("yolov8n", "yolov5n", "yolo11n", "yolov8n-p2", "yolov10n", "yolo26n", "yolov3-tiny")
+    for name in "yolov8n yolov5n yolo11n yolov8n-p2 yolov10n yolo26n yolov3-tiny".split()
     for factor in (1.05, 1.1, 1.37, 2.0)
 ]  # fmt: skip
 

@@ -166,8 +166,8 @@ def _leave_out(model: Any, names: set[str]) -> None:
     for name in names:
         place, _, last = name.rpartition(".")
         module = model.get_submodule(place)
-        module._parameters.pop(last, None)
-        module._buffers.pop(last, None)
+        # None is in no state_dict.
+        (module._parameters if last in module._parameters else module._buffers)[last] = None
 
 
 def _model(name: str, classes: int | None) -> Any:
