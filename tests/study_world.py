@@ -82,6 +82,7 @@ class World:
     spec: Spec = field(default_factory=Spec)
     project: str = "runs"
     epoch: float = EPOCH
+    variants: dict[tuple[str, int], int] = field(default_factory=dict)
     real: bool = False  # train with Ultralytics, not with the stub
 
     def __post_init__(self) -> None:
@@ -121,6 +122,7 @@ class World:
         file = self.root / "set" / "labels" / split / f"{i}.txt"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(("0 0.5 0.5 0.2 0.2\n", "0 0.5 0.5 0.3 0.2\n", "")[variant])
+        self.variants[split, i] = variant
 
     def weights(self, variant: int) -> None:
         (self.root / "weights.pt").write_bytes(checkpoint(variant))

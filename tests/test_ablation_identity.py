@@ -14,9 +14,10 @@ from tests.processes import PATIENCE
 from tests.study_world import World, changed, ended
 from yolo_attn.ablation import file_hashes
 from yolo_attn.ablation.file_hashes import UNFINISHED, hash_file, hash_files
-from yolo_attn.ablation.identity import Reader, training_differences
+from yolo_attn.ablation.identity import Reader, RefusedError, training_differences
 from yolo_attn.ablation.store import ARCHIVE, DONE, INVALID, STUDY, TrialFolder, read_json
 from yolo_attn.cli import app
+from yolo_attn.errors import YoloAttnError
 
 
 @pytest.fixture
@@ -206,6 +207,8 @@ def test_another_study_in_the_folder_is_refused_or_extended(world: World) -> Non
     stored = read_json(world.root / "runs/s" / STUDY)["study"]
     assert [arm["name"] for arm in stored["arms"]] == ["a", "b", "c"]
     assert all(trial(world, arm).status == DONE for arm in "abc")
+    refused = RefusedError("another study")
+    assert isinstance(refused, YoloAttnError) and refused.exit_code == 2
     answer = CliRunner().invoke(app, ["studies", str(world.root / "runs"), "--json"])
     (listed,) = json.loads(answer.stdout)
     assert (listed["name"], listed["done"], listed["trials"]) == ("s", 3, 3)

@@ -175,6 +175,23 @@ def test_results_of_another_version_or_data_are_refused_and_kept(tmp_path: Path,
     assert plan.aside == [folder.path] and folder.status == DONE, "a plan touches nothing"
 
 
+@pytest.mark.parametrize("older", [False, True])
+def test_a_study_with_a_control_may_be_moved(tmp_path: Path, data: str, older: bool) -> None:
+    more = {"match": "params", "train": {"imgsz": 64}, "seeds": 1, "name": "s"}
+    study = study_in(tmp_path / "runs", data, **more)
+    for job in make_plan(study).jobs:
+        manifest = json.loads(json.dumps(job.manifest))
+        record = {"status": DONE, "command": job.train, "identity": job.identity, **manifest}
+        if older:
+            record["dataset"]["sha256"] = dataset_digest(data, "val")[1]
+            del record["identity"]
+        metrics = {name: {"metrics": {}} for name in study.protocols}
+        write_json(Path(job.folder) / "trial.json", {**record, "metrics": metrics})
+    (tmp_path / "runs").rename(tmp_path / "elsewhere")
+    plan = plan_study(study_in(tmp_path / "elsewhere", data, **more))
+    assert len(plan.jobs) == 3 and set(plan.states.values()) == {"finished"}
+
+
 def test_seeds_that_were_added_stay(tmp_path: Path, data: str) -> None:
     study = study_in(tmp_path, data, name="s", seeds=[0, 5])
     more = with_more_seeds(study, 2)

@@ -190,10 +190,13 @@ def _changed(changed: dict[str, list[str]], folder: TrialFolder) -> dict[str, An
 def _arguments(job: Job, folder: TrialFolder) -> dict[str, Any]:
     """The arguments that were asked for, those that the checkpoint holds, and the optimizer."""
     found = OPTIMIZER.findall((folder.path / TRAIN_LOG).read_text("utf-8", errors="replace"))
+    name, lr, momentum = found[-1] if found else ("", "nan", "nan")
     return {
         "asked": job.source.get("args", {}),
         "effective": train_arguments(folder.best),
-        "optimizer": dict(zip(("name", "lr", "momentum"), found[-1])) if found else None,
+        "optimizer": {"name": name, "lr": float(lr), "momentum": float(momentum)}
+        if found
+        else None,
     }
 
 
