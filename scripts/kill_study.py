@@ -56,7 +56,7 @@ def kill_and_compare(cwd: Path, kills: int, seed: int) -> bool:
     assert start(cwd, "undisturbed").wait() == 0, (cwd / "undisturbed.log").read_text()
     whole = time.monotonic() - begin
     print(f"undisturbed: {whole:.0f} s, load {os.getloadavg()[0]:.1f}", flush=True)
-    slowest, good, kill, name, finished = 0.0, True, 0, "killed0", {}
+    slowest, good, kill, round_, name, finished = 0.0, True, 0, 0, "killed0", {}
     while kill < kills:
         study = start(cwd, name)
         # Up to the length of an undisturbed study, so that some of them come to their end.
@@ -66,7 +66,8 @@ def kill_and_compare(cwd: Path, kills: int, seed: int) -> bool:
             code = None
         if code is not None:
             good = ended_well(cwd, name, code) and good
-            name, finished = f"killed{kill}", {}
+            round_ += 1
+            name, finished = f"killed{round_}", {}
             continue
         kill += 1
         had = len(processes(study.mark))

@@ -174,3 +174,8 @@ def test_weights_that_cannot_be_widened_are_refused_with_the_reason(
     with pytest.raises(YoloAttnError, match="match with weights: yolov8n-gc-match-params cannot .*"
                        "channels cannot be followed .*leave out `match` or `weights`"):  # fmt: skip
         planned(tmp_path, data, "yolov8n-gc.yaml")
+
+
+@SLOW
+def test_area_attention_grows_by_whole_heads() -> None:
+    assert _widened("yolo12n", 2.0) < 1e-9

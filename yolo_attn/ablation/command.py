@@ -246,6 +246,7 @@ def _failed(name: str, error: Dict[str, Any]) -> None:
 def _print_plan(plan: Any, only: Any, places: List[str], as_json: bool) -> None:
     from yolo_attn.ablation.decisions import chosen
     from yolo_attn.ablation.estimate import estimate
+    from yolo_attn.ablation.plan import estimated_seconds
     from yolo_attn.ablation.plan_table import print_plan
     from yolo_attn.ablation.runner import to_do
 
@@ -262,7 +263,8 @@ def _print_plan(plan: Any, only: Any, places: List[str], as_json: bool) -> None:
     ]
     if as_json:
         answer = {"study": plan.study.as_dict(), "arms": plan.arms, "trials": trials}
-        answer.update(flags=plan.flags, seconds=found.seconds, estimate=asdict(found))
+        seconds = estimated_seconds(plan)  # None before a first trial; `estimate` guesses
+        answer.update(flags=plan.flags, seconds=seconds, estimate=asdict(found))
         print(json.dumps(answer, indent=2))
         return
     print_plan(plan, trials, found, places)

@@ -330,27 +330,29 @@ class _Tracer(TorchFunctionMode):
 
 
 def _attention(tracer: _Tracer, name: str, narrow: Any, wide: Any, which: Map) -> Map:
-    """Ultralytics' `Attention`: q, k and v of all heads from one convolution, v through a `pe`."""
+    """`Attention` and `AAttn`: q, k and v, head by head, from one convolution; v through a `pe`."""
+    if not hasattr(wide, "qkv"):
+        raise tracer.refuse("it has no common convolution for q, k and v")
     heads, many = narrow.num_heads, wide.num_heads
-    for what in ("key_dim", "head_dim"):
-        if getattr(wide, what) < getattr(narrow, what):
-            raise tracer.refuse(f"its {what} shrinks with its width")
-    head = proportional(heads, many) if many >= heads else None
-    if head is None:
-        raise tracer.refuse("it has fewer heads than the narrow model")
-    key = proportional(narrow.key_dim, wide.key_dim)
-    value = proportional(narrow.head_dim, wide.head_dim)
-    size = 2 * narrow.key_dim + narrow.head_dim
-    block = torch.cat([key, key + narrow.key_dim, value + 2 * narrow.key_dim])
-    out = torch.cat([block + int(h) * size for h in head])
-    values = torch.cat([value + int(h) * narrow.head_dim for h in head])
+    (key, value), (key_wide, value_wide) = _head_sizes(narrow), _head_sizes(wide)
+    if key_wide < key or value_wide < value or many < heads:
+        raise tracer.refuse("its heads shrink, or get fewer, as it widens")
+    head = proportional(heads, many)
+    keys, values = proportional(key, key_wide), proportional(value, value_wide)
+    block = torch.cat([keys, keys + key, values + 2 * key])
+    out = torch.cat([block + int(h) * (2 * key + value) for h in head])
+    passed = torch.cat([values + int(h) * value for h in head])
     # Copies of a key channel add up in q . k: each gets its part, and the narrow one's scale.
-    part = narrow.scale / wide.scale / torch.bincount(key)[key].double()
-    rest = torch.ones(wide.key_dim + wide.head_dim, dtype=torch.double)
-    factor = torch.cat([part, rest]).repeat(many)
-    _conv(tracer, f"{name}.qkv", which, out, factor)
-    _conv(tracer, f"{name}.pe", values, values)
-    return _conv(tracer, f"{name}.proj", values, which)
+    part = (key_wide / key) ** 0.5 / torch.bincount(keys)[keys].double()
+    rest = torch.ones(key_wide + value_wide, dtype=torch.double)
+    _conv(tracer, f"{name}.qkv", which, out, torch.cat([part, rest]).repeat(many))
+    _conv(tracer, f"{name}.pe", passed, passed)
+    return _conv(tracer, f"{name}.proj", passed, which)
+
+
+def _head_sizes(attention: Any) -> tuple[int, int]:
+    """Channels of a head's q and k, and of its v; q . k is scaled by the root of the former."""
+    return getattr(attention, "key_dim", attention.head_dim), attention.head_dim
 
 
 def _conv(tracer: _Tracer, name: str, which: Map, out: Map, factor: Tensor | None = None) -> Map:
@@ -368,7 +370,7 @@ def _conv(tracer: _Tracer, name: str, which: Map, out: Map, factor: Tensor | Non
     return out
 
 
-WHOLE = {"Attention": _attention}
+WHOLE = {"Attention": _attention, "AAttn": _attention}
 
 
 def _tensors(value: Any, skip: str = "") -> Iterator[Tensor]:
