@@ -14,7 +14,7 @@ from yolo_attn.ablation.plan import make_plan
 from yolo_attn.ablation.spec import from_dict
 from yolo_attn.data.synthetic import make_smallshapes
 from yolo_attn.errors import YoloAttnError
-from yolo_attn.seam.dry_run import load_model_yaml
+from yolo_attn.overlay.dry_run import load_model_yaml
 from yolo_attn.seam.widening import Unfollowed, largest_difference, proportional, widen
 
 SLOW = pytest.mark.slow

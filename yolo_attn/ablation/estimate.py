@@ -96,7 +96,7 @@ def _step(model: str, side: int, device: str) -> float:
     from ultralytics.nn.tasks import DetectionModel
 
     from yolo_attn.devices import torch_device
-    from yolo_attn.seam.dry_run import load_model_yaml
+    from yolo_attn.overlay.dry_run import load_model_yaml
 
     place = torch.device(torch_device(device))
     batch = 2 if place.type == "cpu" else 8

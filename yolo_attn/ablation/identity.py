@@ -194,8 +194,8 @@ def model_part(model: str) -> dict[str, Any]:
     Raises:
         YoloAttnError: it cannot be read.
     """
-    from yolo_attn.seam.dry_run import load_model_yaml
-    from yolo_attn.seam.location import PROVENANCE
+    from yolo_attn.overlay.dry_run import load_model_yaml
+    from yolo_attn.overlay.location import PROVENANCE
 
     d = dict(load_model_yaml(model))
     d.pop("yaml_file", None)

@@ -173,7 +173,7 @@ def _leave_out(model: Any, names: set[str]) -> None:
 def _model(name: str, classes: int | None) -> Any:
     from ultralytics.nn.tasks import DetectionModel
 
-    from yolo_attn.seam.dry_run import load_model_yaml
+    from yolo_attn.overlay.dry_run import load_model_yaml
 
     d = load_model_yaml(name)
     return DetectionModel(d, ch=d.get("channels", d.get("ch", 3)), nc=classes, verbose=False)

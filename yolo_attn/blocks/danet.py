@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from yolo_attn.blocks._common import (
     check_channels,
     check_choice,
-    check_int,
     check_number,
+    check_width,
     query_index,
     reduced_channels,
     tokens,
@@ -24,6 +24,7 @@ from yolo_attn.blocks._zero_gamma import GAMMA_STEP, ZeroGamma
 from yolo_attn.ops.attention import attend, attention_rows
 from yolo_attn.ops.elementwise import add_product
 from yolo_attn.ops.gram_attention import add_gram_attention, gram_weights
+from yolo_attn.ops.joint_projection import project_jointly
 from yolo_attn.registry import register
 
 PAPER = (
@@ -77,7 +78,7 @@ class PositionAttention(ZeroGamma):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, H, W) -> (B, C, H, W)``."""
-        q, k, v = (tokens(conv(x)) for conv in (self.query, self.key, self.value))
+        q, k, v = map(tokens, project_jointly(x, self.query, self.key, self.value))
         o = untokens(attend(q, k, v), like=x)
         return add_product(x, self.scale_of_branch().to(o.dtype), o)
 
@@ -97,7 +98,6 @@ class PositionAttention(ZeroGamma):
 
 @register(
     paper=PAPER,
-    aliases=("CAM",),
     cost="time O(N C^2), memory O(N C + C^2)",
     identity_at_start=True,
     placement="one branch of the head on stride 8 features; here after P5 or P4",
@@ -187,7 +187,7 @@ class DANet(nn.Module):
         check_channels("DANet", channels)
         check_choice("DANet", "sign", sign, SIGNS)
         width = (
-            channels if out_channels is None else check_int("DANet", "out_channels", out_channels)
+            channels if out_channels is None else check_width("DANet", "out_channels", out_channels)
         )
         m = reduced_channels("DANet", channels, rd_ratio, rd_channels)
         self.outputs = check_choice("DANet", "outputs", outputs, ("fused", "all"))

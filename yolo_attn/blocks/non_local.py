@@ -29,6 +29,7 @@ from yolo_attn.blocks._common import (
 from yolo_attn.blocks._norm import batch_norm
 from yolo_attn.errors import YoloAttnError
 from yolo_attn.ops.attention import attend, attention_rows
+from yolo_attn.ops.joint_projection import project_jointly
 from yolo_attn.ops.relu_affinity import relu_affinity
 from yolo_attn.registry import register
 
@@ -121,7 +122,7 @@ class NonLocal(nn.Module):
         )
         check_choice("NonLocal", "norm", norm, ("bn", "none"))
         self.dimension = check_choice("NonLocal", "dimension", dimension, (1, 2, 3))
-        self.group_size = check_int("NonLocal", "group_size", group_size, minimum=0)
+        self.group_size = check_int("NonLocal", "group_size", group_size, minimum=0, maximum=1024)
         if group_size and dimension != 3:
             raise YoloAttnError(
                 f"NonLocal: group_size={group_size} needs dimension=3, got dimension={dimension}"
@@ -216,8 +217,12 @@ class NonLocal(nn.Module):
         return tokens(self.theta(x)), tokens(self._after(self.phi(source)))
 
     def _softmax_sum(self, x: Tensor) -> Tensor:
-        q, k = self._queries_keys(x)
-        g = tokens(self._after(self.g(self._keys_input(x))))
+        if self.mode == "embedded_gaussian" and self.sub_sample != "before":
+            theta, phi, values = project_jointly(x, self.theta, self.phi, self.g)
+            q, k, g = (tokens(y) for y in (theta, self._after(phi), self._after(values)))
+        else:
+            q, k = self._queries_keys(x)
+            g = tokens(self._after(self.g(self._keys_input(x))))
         return attend(q, k, g.to(q.dtype), self.scale).to(g.dtype)
 
     def _unnormalised_sum(self, x: Tensor) -> Tensor:
@@ -292,7 +297,7 @@ def _projected(conv: _ConvNd, weights: Tensor, x: Tensor) -> Tensor:
 
 def _scale(scale: str | float, width: int, softmax: bool, mode: str) -> float:
     if isinstance(scale, (int, float)) and not isinstance(scale, bool):
-        factor = float(scale)
+        factor = check_number("NonLocal", "scale", scale, -100.0, 100.0)
     else:
         check_choice("NonLocal", "scale", scale, ("none", "sqrt_d"))
         factor = 1.0 if scale == "none" else width**-0.5

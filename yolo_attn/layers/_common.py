@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from yolo_attn.blocks._common import check_int
+from yolo_attn.blocks._common import check_width
 
 
 def host_conv() -> Any:
@@ -21,6 +21,6 @@ def out_width(layer: str, out_channels: int | None, default: int) -> int:
     """Width of a layer's output.
 
     Raises:
-        YoloAttnError: It is not a positive whole number.
+        YoloAttnError: It is no whole number from 1 to 16384.
     """
-    return default if out_channels is None else check_int(layer, "out_channels", out_channels)
+    return default if out_channels is None else check_width(layer, "out_channels", out_channels)

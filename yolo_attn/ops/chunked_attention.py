@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from yolo_attn.ops.precision import without_autocast
 
-# Logits of one chunk: on a CPU what its caches hold (measured).
+# Logits of one chunk: on a CPU, for each thread, what its caches hold (measured).
 CHUNK_CPU, CHUNK = 1 << 19, 1 << 26
 
 
@@ -42,7 +42,7 @@ def attend_chunked(
 def _chunks(q: Tensor, k: Tensor, whole: bool) -> list[tuple[int, int]]:
     """Ranges of queries whose logits fit into one chunk."""
     batch, count = q.shape[0], q.shape[2]
-    size = CHUNK_CPU if q.device.type == "cpu" else CHUNK
+    size = CHUNK_CPU * torch.get_num_threads() if q.device.type == "cpu" else CHUNK
     step = count if whole else max(size // (batch * k.shape[2]), 32)
     return [(start, min(start + step, count)) for start in range(0, count, step)]
 
