@@ -47,7 +47,8 @@ def with_controls(
         name = f"{base.name}-match-{kind}"
         file = study.folder / "models" / f"{name}.yaml"
         model, cost = _widen(base.model, key, target, _side(study))
-        write_text(file, model)
+        if not file.is_file() or file.read_text(encoding="utf-8") != model:
+            write_text(file, model)
         arms[name] = {**cost, "matched": dearest}
         control = replace(base, name=name, model=str(file), matched=kind)
         if study.weights:
