@@ -15,7 +15,7 @@ from yolo_attn.ablation.spec import from_dict
 from yolo_attn.data.synthetic import make_smallshapes
 from yolo_attn.errors import YoloAttnError
 from yolo_attn.overlay.dry_run import load_model_yaml
-from yolo_attn.seam.widening import Unfollowed, largest_difference, proportional, widen
+from yolo_attn.transfer.widening import Unfollowed, largest_difference, proportional, widen
 
 SLOW = pytest.mark.slow
 FEW = [("yolov8n", 1.1), ("yolov5n", 1.37), ("yolo11n", 1.37)]

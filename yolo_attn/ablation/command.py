@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -202,7 +203,8 @@ class quiet_ultralytics:  # noqa: N801 - reads as a function
     """Keep Ultralytics' own lines off stdout, which belongs to the answer."""
 
     def __enter__(self) -> None:
-        from ultralytics.utils import LOGGER
+        with contextlib.redirect_stdout(sys.stderr):  # its first import says what it creates
+            from ultralytics.utils import LOGGER
 
         self.logger, self.level = LOGGER, LOGGER.level
         LOGGER.setLevel("ERROR")

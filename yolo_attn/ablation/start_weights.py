@@ -2,8 +2,8 @@
 
 By name and shape a control could take hardly a tenth of a checkpoint that its rivals take whole,
 and would lose for that reason. Its own file holds a wider model that computes what the baseline
-computes with the weights (`seam/widening.py`); what the weights do not fill in the baseline is left
-out of the file, too, and starts from the trial's seed.
+computes with the weights (`transfer/widening.py`); what the weights do not fill in the baseline is
+left out of the file, too, and starts from the seed of the trial.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def write_widened(study: Study, base: Arm, control: Arm) -> None:
     """
     import torch
 
-    from yolo_attn.seam.widening import TOLERANCE, largest_difference, widen
+    from yolo_attn.transfer.widening import TOLERANCE, largest_difference, widen
 
     assert study.weights is not None
     target = Path(str(weights_of(study, control)))
