@@ -236,7 +236,7 @@ def test_the_command_line(tmp_path: Path, data: str) -> None:
 
     typed = ["--models", ",".join(ARMS), "--data", data, "--seeds", "2", "epochs=3", "imgsz=64"]
     answer = json.loads(run(*typed, "--dry-run", "--json").stdout)
-    assert len(answer["trials"]) == 4 and answer["seconds"] > 0
+    assert len(answer["trials"]) == 4 and answer["seconds"] is None
     assert all("epochs=3" in t["command"] for t in answer["trials"])
     for words, message in (
         ([], "give one study file, or --models"),
