@@ -116,7 +116,7 @@ def test_without_the_plugin_the_row_is_an_error_and_never_the_base(overlay, tmp_
     from yolo_attn.zoo import to_yaml
 
     d = load_model_yaml(overlay("inside:\n  - [P4, branch, EMA, []]"))
-    (tmp_path / "plain.yaml").write_text(to_yaml(d), encoding="utf-8")
+    (tmp_path / "plain.yaml").write_text(to_yaml(d, "a test"), encoding="utf-8")
     code = "from ultralytics import YOLO; YOLO('plain.yaml')"
     python("-c", code, cwd=tmp_path)
     done = python("-c", code, cwd=tmp_path, ok=False, YOLO_ATTN_DISABLE="1")

@@ -98,7 +98,7 @@ def test_a_neck_of_named_rows(expand) -> None:
 WRONG = [
     ("remove: [11]", "joins several rows"),
     ("remove: [5]", "leads from P3 to P4"),
-    ("remove: [99]", "layer 99 of yolov8n.yaml is out of range"),
+    ("remove: [99]", "layer 99 of yolov8.yaml is out of range"),
     ("remove: 9", "accepted: a list"),
     ("remove: [0]", "reads the image"),
     ("remove: [9]\ninsert:\n  - [9, 1, CBAM, []]", "after=9 was removed by `remove 1`"),
