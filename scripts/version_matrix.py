@@ -33,6 +33,7 @@ SUITES = {
     "stock untouched": ["tests/test_seam_stock.py"],
     "parser": ["tests/test_seam_parser.py"],
     "overlays": ["tests/test_seam_overlay.py"],
+    "surgery": [f"tests/test_surgery_{name}.py" for name in ("levels", "rows", "inside")],
     "losses": ["tests/test_seam_box_losses.py", "tests/test_losses_training.py"],
     "GFLOPs": ["tests/test_seam_flops.py"],
     "blocks": ["tests/test_blocks.py", "-k", BLOCKS],
