@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import sys
 import threading
+import zipfile
 from pathlib import Path
 from types import FunctionType
 from typing import Any
@@ -120,10 +121,28 @@ def holds_ours(weight: Any) -> bool:
 def _mentions(weight: Any, packages: set[str]) -> bool:
     """Whether a checkpoint names one of these packages; True where the file is not there yet."""
     try:
-        data = Path(str(weight)).read_bytes()
+        data = _names_in(str(weight))
     except OSError:
         return True
     return any(package.encode() in data for package in packages)
+
+
+def _names_in(file: str) -> bytes:
+    """The part of a checkpoint that names classes: of an archive of ``torch.save`` its pickles.
+
+    The tensors beside them, nearly all of the file, are not gone through: stock checkpoints are
+    loaded often, and many at once.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            pickles = [name for name in archive.namelist() if name.endswith(".pkl")]
+            if pickles:
+                return b"".join(map(archive.read, pickles))
+    except OSError:
+        raise
+    except Exception:  # no archive, or a damaged one: the loader itself will say so
+        pass
+    return Path(file).read_bytes()
 
 
 def allow_blocks(weight: Any = None) -> None:
