@@ -27,11 +27,13 @@ def torch_safe_load(original: FunctionType, weight: Any, safe_only: bool | None 
     Raises:
         YoloAttnError: The checkpoint holds blocks of ours and is damaged or of another version.
     """
-    if safe_only or (safe_only is None and original.__globals__.get("SAFE_LOAD", False)):
-        allow_blocks(weight)
+    restricted = safe_only or (safe_only is None and original.__globals__.get("SAFE_LOAD", False))
+    file = _file_of(weight)
+    if restricted and file is not None:
+        allow_blocks(file)
     # Unpickling imports single modules of blocks, and another thread the package that imports them
     # all: each would wait for the other.
-    if holds_ours(weight):
+    if holds_ours(file):
         load_all()
     guarded = FunctionType(original.__code__, {**original.__globals__, **_guards(original, weight)})
     guarded.__defaults__ = original.__defaults__
@@ -82,10 +84,13 @@ def _guards(original: FunctionType, weight: Any) -> dict[str, Any]:
     which an older release of ours lacks, would be whatever a stranger publishes under that name.
     """
     stock = original.__globals__
+    known = _file_of(weight) is not None
     guards: dict[str, Any] = {}
     if "torch_load" in stock:
 
         def torch_load(*args: Any, **kwargs: Any) -> Any:
+            if not known and args and kwargs.get("weights_only"):  # fetched only now
+                allow_blocks(args[0])
             try:
                 return stock["torch_load"](*args, **kwargs)
             except ModuleNotFoundError as error:
@@ -111,6 +116,19 @@ def _other_version(weight: Any, name: str | None) -> YoloAttnError:
         f"{weight} needs {name}, which yolo_attn {__version__} does not have: it was saved with "
         "another version (try `pip install -U yolo-attn`), or the file is damaged"
     )
+
+
+def _file_of(weight: Any) -> Path | None:
+    """The file that Ultralytics will read: here, or in its folder of weights; None: to be fetched.
+
+    To take a name in that folder for an unknown file would allow every block, for good.
+    """
+    from ultralytics.utils import SETTINGS
+
+    file = Path(str(weight).strip().replace("'", ""))
+    folder = SETTINGS.get("weights_dir")
+    places = [Path(str(weight)), file, *([Path(folder) / file] if folder else [])]
+    return next((place for place in places if place.is_file()), None)
 
 
 def holds_ours(weight: Any) -> bool:
