@@ -285,3 +285,35 @@ def test_a_scale_letter_is_read_from_the_files_name_alone(folder: str, tmp_path:
     (other / "yolov8n-mine.yaml").write_text("base: yolov8.yaml\ninsert:\n  - [P5, 1, SE, []]\n")
     d = tasks.yaml_model_load(tmp_path / folder / "yolov8n-mine.yaml")
     assert "CBAM" in [row[2] for row in d["backbone"]]
+
+
+RESTRICTED = """
+import sys, time, torch
+from ultralytics.nn import tasks
+from ultralytics.utils import SETTINGS
+SETTINGS["weights_dir"] = sys.argv[1]
+before = set(map(str, torch.serialization.get_safe_globals()))
+tasks.torch_safe_load("stock.pt", safe_only=True)
+now = set(map(str, torch.serialization.get_safe_globals())) - before
+print("ours", [name for name in now if "yolo_attn" in name])
+tasks.torch_safe_load("mine.pt", safe_only=True)
+now = set(map(str, torch.serialization.get_safe_globals())) - before
+print("then", sum("yolo_attn" in name for name in now))
+"""
+
+
+@pytest.mark.skipif(not hasattr(tasks, "_SafeLoad"), reason="no restricted loading in this release")
+def test_a_restricted_load_allows_only_what_a_file_in_the_weights_folder_names(
+    tmp_path: Path,
+) -> None:
+    # Each allowed class makes every later restricted load of the process slower.
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    save(tasks.DetectionModel("yolov8n.yaml", verbose=False), weights / "stock.pt")
+    file = plain(tmp_path)
+    file.write_text(file.read_text().replace("{args}", "[]"))
+    save(built(file), weights / "mine.pt")
+    done = python("-c", RESTRICTED, str(weights), cwd=tmp_path)
+    assert "ours []" in done.stdout
+    count = int(done.stdout.split("then ")[1].split()[0])
+    assert 1 <= count <= 8, done.stdout

@@ -101,6 +101,21 @@ def test_the_written_file_says_what_each_changed_row_was() -> None:
     assert text.rstrip().endswith("was [[21, 24, 27], 1, Detect, [nc, anchors]]")
 
 
+def test_the_count_of_a_file_is_that_of_what_is_written(tmp_path: Path) -> None:
+    from ultralytics.nn.tasks import DetectionModel
+
+    file, out = tmp_path / "fork.yaml", tmp_path / "mine.yaml"
+    file.write_text(
+        "nc: 3\nwidth_multiple: 0.25\ndepth_multiple: 0.33\nbackbone:\n"
+        "  - [-1, 1, Conv, [256, 3, 2]]\n  - [-1, 1, CBAM, [256]]\n"
+        "head:\n  - [[1], 1, Detect, [nc]]\n"
+    )
+    said = json.loads(migrate(file, "-o", out, "--json").stdout)
+    assert said["rows"][0]["parameters"] == 679
+    net = DetectionModel(str(out), verbose=False)
+    assert sum(p.numel() for p in net.parameters()) == said["parameters"]
+
+
 def test_every_scale_of_a_migrated_yaml_builds(tmp_path: Path) -> None:
     from yolo_attn.zoo import check
 

@@ -310,6 +310,29 @@ def test_the_table_of_designs_is_sound() -> None:
     assert not missing, "names of the field that migrate does not know"
 
 
+@pytest.mark.parametrize(
+    "keys",
+    [
+        *[{"scales": {"n": s}} for s in (3, [0.3], ["a", "b"], [0.3, 0.5, None], [0.3, 0])],
+        {"scales": {"n": [0.3, float("inf"), 1024]}},
+        *[{"width_multiple": w} for w in ("a", [1], 0, -1, None, float("nan"))],
+    ],
+)
+def test_a_width_that_is_no_number_is_one_error(keys: dict[str, Any]) -> None:
+    bad = {k: v for k, v in model("CBAM", [1024]).items() if k != "scales"}
+    with pytest.raises(YoloAttnError, match="accepted") as error:
+        translate({**bad, **keys})
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "module, args", [("EMA", [7]), ("EMA", [128, 24]), ("GAM_Attention", [128, 128, 3])]
+)
+def test_groups_that_do_not_divide_a_width_are_refused(module: str, args: list[Any]) -> None:
+    # Our blocks take the largest number that divides; the fork's class does not run.
+    assert "groups" in refusal(translate(model(module, args, 128)))
+
+
 @pytest.mark.parametrize("sources", [[-1], -1])
 def test_a_list_of_one_source_is_that_source(sources: Any) -> None:
     d = model("CBAM", [1024])

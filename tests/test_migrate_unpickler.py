@@ -201,6 +201,17 @@ def test_a_hostile_pickle_is_refused_in_one_line_or_read_as_data(
     assert before == (dict(vars(torch._utils._rebuild_tensor_v2)), list(vars(OrderedDict)))
 
 
+def test_a_compressed_file_cannot_fill_the_memory(tmp_path: Path) -> None:
+    torch.save({"model": torch.zeros(4)}, tmp_path / "stored.pt")
+    with zipfile.ZipFile(tmp_path / "stored.pt") as stored:
+        parts = {name: stored.read(name) for name in stored.namelist()}
+    with zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as bomb:
+        for name, data in parts.items():
+            bomb.writestr(name, bytes(2**22) if name.endswith("/data/0") else data)
+    with pytest.raises(YoloAttnError, match="larger than the file"):
+        read_checkpoint(tmp_path / "bomb.pt")
+
+
 def test_a_tensor_cannot_reach_beyond_its_storage(tmp_path: Path) -> None:
     torch.save({"x": torch.zeros(4)}, tmp_path / "a.pt")
     with zipfile.ZipFile(tmp_path / "a.pt") as archive:

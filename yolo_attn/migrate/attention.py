@@ -175,8 +175,30 @@ def options_of(design: Design, values: Mapping[str, Any], channels: Any) -> dict
             )
         if hidden != max(int(channels * ratio + 1e-9), OUR_NARROWEST):
             options["rd_channels"] = hidden
+    _check_groups(design.block, options, channels)
     said = {"kernel_size", *design.defaults}
     return {k: v for k, v in options.items() if k in said or v != known.get(k)}
+
+
+def _check_groups(block: str, options: Mapping[str, Any], channels: Any) -> None:
+    """Forks' classes fail where groups do not divide a width; our blocks take fewer groups there.
+
+    Raises:
+        CannotMeanError: They do not.
+    """
+    name = "factor" if block == "EMA" else "groups"
+    groups = options.get(name)
+    if groups is None or not isinstance(channels, int):
+        return
+    widths = [channels]
+    if block == "GAM":
+        widths.append(options.get("rd_channels") or int(channels * options.get("rd_ratio", 0.25)))
+    bad = next((w for w in widths if w < groups or w % groups), None)
+    if bad is not None:
+        raise CannotMeanError(
+            f"{block}: {bad} channels are no multiple of {groups} groups, and the fork's class "
+            "does not run then (accepted: a number of groups that divides them)"
+        )
 
 
 def count(block: str, channels: Any, options: Mapping[str, Any]) -> int:

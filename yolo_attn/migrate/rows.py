@@ -256,10 +256,14 @@ def _cut_auxiliary(model: dict[str, Any], rows: list[list[Any]], result: Transla
 
 def _build(result: Translation) -> None:
     """Count the translated model and its rows; what does not build is a refusal."""
+    from yolo_attn import __version__
     from yolo_attn.overlay.dry_run import run
+    from yolo_attn.overlay.location import PROVENANCE
 
+    # Read from the file that is written, the model is one of this version.
+    model = {PROVENANCE: {"version": __version__}, **result.model}
     try:
-        layers, _ = run(result.model, result.scale or None)
+        layers, _ = run(model, result.scale or None)
     except YoloAttnError as error:
         result.refused.append(Refusal(None, f"the translated model does not build: {error}"))
         return

@@ -174,6 +174,12 @@ def read_checkpoint(path: str | Path) -> Any:
 
 def _from_zip(path: Path, file: IO[bytes]) -> Any:
     with zipfile.ZipFile(file) as archive:
+        # torch.save stores without compression: a small file cannot fill the memory.
+        if sum(part.file_size for part in archive.infolist()) > path.stat().st_size:
+            raise YoloAttnError(
+                f"{path}: its parts are larger than the file (accepted: a checkpoint as torch.save "
+                "writes it, not compressed)"
+            )
         names = set(archive.namelist())
         pickles = [n for n in names if PurePosixPath(n).name == "data.pkl" and n.count("/") == 1]
         if len(pickles) != 1:

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from yolo_attn.errors import YoloAttnError
+
 # Modules of Ultralytics, YOLOv5 and YOLOv7 whose first argument is the width of their output.
 WIDTH_FIRST = frozenset(
     "Conv ConvTranspose Conv2 LightConv GhostConv DWConv DWConvTranspose2d Focus RepConv "
@@ -46,14 +48,30 @@ def scales_of(model: Mapping[str, Any]) -> list[Scale]:
     """Every scale of a model, one unnamed where it has no table of scales.
 
     ``[depth, width]`` without the largest width is the older form of an entry.
+
+    Raises:
+        YoloAttnError: An entry or `width_multiple` is no positive number.
     """
+    from yolo_attn.overlay.model_checks import is_positive
+
+    file = str(model.get("yaml_file") or "model")
     table = model.get("scales")
     if isinstance(table, Mapping) and table:
+        for name, entry in table.items():
+            good = isinstance(entry, (list, tuple)) and len(entry) in (2, 3)
+            if not good or not all(map(is_positive, entry)):
+                raise YoloAttnError(
+                    f"{file}: scale {name}: {entry!r} (accepted: [depth, width, max_channels] with "
+                    "numbers above 0)"
+                )
         return [
             Scale(str(name), float(entry[1]), float(entry[2]) if len(entry) > 2 else float("inf"))
             for name, entry in table.items()
         ]
-    return [Scale("", float(model.get("width_multiple") or 1.0))]
+    width = model.get("width_multiple", 1.0)
+    if not is_positive(width):
+        raise YoloAttnError(f"{file}: width_multiple={width!r} (accepted: a number above 0)")
+    return [Scale("", float(width))]
 
 
 @dataclass

@@ -90,7 +90,7 @@ def _check_scales(d: dict[str, Any], where: Location) -> None:
     if not scales:
         return
     good = isinstance(scales, dict) and all(
-        isinstance(s, (list, tuple)) and len(s) == 3 and all(_is_positive(v) for v in s)
+        isinstance(s, (list, tuple)) and len(s) == 3 and all(is_positive(v) for v in s)
         for s in scales.values()
     )
     if not good:
@@ -106,7 +106,7 @@ def _check_scales(d: dict[str, Any], where: Location) -> None:
 
 def _check_repeats(d: dict[str, Any], where: Location) -> None:
     depths = [s[0] for s in (d.get("scales") or {}).values()] or [d.get("depth_multiple", 1.0)]
-    if not all(_is_positive(depth) for depth in depths):
+    if not all(is_positive(depth) for depth in depths):
         raise YoloAttnError(
             f"{where.file}: depth_multiple={depths[0]!r} (accepted: a number above 0)"
         )
@@ -120,7 +120,8 @@ def _check_repeats(d: dict[str, Any], where: Location) -> None:
             )
 
 
-def _is_positive(value: Any) -> bool:
+def is_positive(value: Any) -> bool:
+    """Whether a value is a finite number above 0, and none that no model can have."""
     return (
         isinstance(value, (int, float))
         and not isinstance(value, bool)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import sys
 import threading
+import zipfile
 from pathlib import Path
 from types import FunctionType
 from typing import Any
@@ -26,11 +27,13 @@ def torch_safe_load(original: FunctionType, weight: Any, safe_only: bool | None 
     Raises:
         YoloAttnError: The checkpoint holds blocks of ours and is damaged or of another version.
     """
-    if safe_only or (safe_only is None and original.__globals__.get("SAFE_LOAD", False)):
-        allow_blocks(weight)
+    restricted = safe_only or (safe_only is None and original.__globals__.get("SAFE_LOAD", False))
+    file = _file_of(weight)
+    if restricted and file is not None:
+        allow_blocks(file)
     # Unpickling imports single modules of blocks, and another thread the package that imports them
     # all: each would wait for the other.
-    if holds_ours(weight):
+    if holds_ours(file):
         load_all()
     guarded = FunctionType(original.__code__, {**original.__globals__, **_guards(original, weight)})
     guarded.__defaults__ = original.__defaults__
@@ -81,10 +84,13 @@ def _guards(original: FunctionType, weight: Any) -> dict[str, Any]:
     which an older release of ours lacks, would be whatever a stranger publishes under that name.
     """
     stock = original.__globals__
+    known = _file_of(weight) is not None
     guards: dict[str, Any] = {}
     if "torch_load" in stock:
 
         def torch_load(*args: Any, **kwargs: Any) -> Any:
+            if not known and args and kwargs.get("weights_only"):  # fetched only now
+                allow_blocks(args[0])
             try:
                 return stock["torch_load"](*args, **kwargs)
             except ModuleNotFoundError as error:
@@ -112,6 +118,19 @@ def _other_version(weight: Any, name: str | None) -> YoloAttnError:
     )
 
 
+def _file_of(weight: Any) -> Path | None:
+    """The file that Ultralytics will read: here, or in its folder of weights; None: to be fetched.
+
+    To take a name in that folder for an unknown file would allow every block, for good.
+    """
+    from ultralytics.utils import SETTINGS
+
+    file = Path(str(weight).strip().replace("'", ""))
+    folder = SETTINGS.get("weights_dir")
+    places = [Path(str(weight)), file, *([Path(folder) / file] if folder else [])]
+    return next((place for place in places if place.is_file()), None)
+
+
 def holds_ours(weight: Any) -> bool:
     """Whether a checkpoint's pickle (stored uncompressed) names a module of ours."""
     return Path(str(weight)).is_file() and _mentions(weight, {PACKAGE})
@@ -120,10 +139,28 @@ def holds_ours(weight: Any) -> bool:
 def _mentions(weight: Any, packages: set[str]) -> bool:
     """Whether a checkpoint names one of these packages; True where the file is not there yet."""
     try:
-        data = Path(str(weight)).read_bytes()
+        data = _names_in(str(weight))
     except OSError:
         return True
     return any(package.encode() in data for package in packages)
+
+
+def _names_in(file: str) -> bytes:
+    """The part of a checkpoint that names classes: of an archive of ``torch.save`` its pickles.
+
+    The tensors beside them, nearly all of the file, are not gone through: stock checkpoints are
+    loaded often, and many at once.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            pickles = [name for name in archive.namelist() if name.endswith(".pkl")]
+            if pickles:
+                return b"".join(map(archive.read, pickles))
+    except OSError:
+        raise
+    except Exception:  # no archive, or a damaged one: the loader itself will say so
+        pass
+    return Path(file).read_bytes()
 
 
 def allow_blocks(weight: Any = None) -> None:
