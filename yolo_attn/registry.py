@@ -44,6 +44,8 @@ class BlockInfo:
         placement: Where the paper puts the block, in one sentence.
         width_options: Options that are channel counts; a YAML row has them scaled with the model's
             width, as Ultralytics does for its own modules.
+        repeats: Option that a YAML row's repeats set, as for Ultralytics' C2f; empty: that many
+            blocks in a row.
         dead_parameters: Parameters without a gradient under default options: name -> reason.
         levels: For several inputs, the size of each map relative to the first (2: twice as wide and
             high); the last one holds for all further inputs. Empty: all of one size.
@@ -62,6 +64,7 @@ class BlockInfo:
     identity_at_start: bool = False
     placement: str = ""
     width_options: tuple[str, ...] = ()
+    repeats: str = ""
     dead_parameters: Mapping[str, str] = field(default_factory=dict)
     levels: tuple[float, ...] = ()
     min_size: int = 1

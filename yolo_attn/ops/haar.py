@@ -1,0 +1,46 @@
+"""The Haar transform of 2 x 2 cells, and its inverse.
+
+Of a cell ``a b / c d`` the bands are ``(a + b + c + d) / 2``, ``(a + b - c - d) / 2`` (difference
+of the rows), ``(a - b + c - d) / 2`` (of the columns) and ``(a - b - c + d) / 2``. The matrix is
+symmetric and its own inverse.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+SIGNS = ((1, 1, 1, 1), (1, 1, -1, -1), (1, -1, 1, -1), (1, -1, -1, 1))
+
+
+def haar_bands(x: Tensor) -> Tensor:
+    """``(B, C, H, W) -> (B, C, 4, H/2, W/2)`` of a map with even sides."""
+    a, b, c, d = F.pixel_unshuffle(x, 2).unflatten(1, (-1, 4)).unbind(2)
+    return _transform(a, b, c, d)
+
+
+def haar_cells(bands: Tensor) -> Tensor:
+    """``(B, C, 4, h, w) -> (B, C, 2 h, 2 w)``, the inverse of :func:`haar_bands`."""
+    return F.pixel_shuffle(_transform(*bands.unbind(2)).flatten(1, 2), 2)
+
+
+def _transform(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+    """The four combinations, ``(B, C, 4, h, w)``."""
+    upper, lower = (a + b) * 0.5, (c + d) * 0.5
+    left, right = (a - b) * 0.5, (c - d) * 0.5
+    return torch.stack([upper + lower, upper - lower, left + right, left - right], dim=2)
+
+
+def haar_kernel(weight: Tensor) -> Tensor:
+    """The 2 x 2 kernel with stride 2 that does what 1 x 1 weights do to the bands.
+
+    Args:
+        weight: ``(O, 4 C, 1, 1)`` for the bands one after the other, C channels each.
+
+    Returns:
+        ``(O, C, 2, 2)``.
+    """
+    signs = torch.tensor(SIGNS, dtype=weight.dtype, device=weight.device) * 0.5
+    by_band = weight.flatten(1).unflatten(1, (4, -1)).transpose(1, 2)
+    return (by_band @ signs).unflatten(2, (2, 2))
