@@ -1,4 +1,4 @@
-"""Layers in a place of a convolution: slim-neck, FasterNet, RFA, wavelets, DCNv2, LDConv, ODConv."""
+"""Layers in the place of convolutions: slim-neck, FasterNet, RFA, wavelets, DCNv2, ODConv ..."""
 
 from __future__ import annotations
 

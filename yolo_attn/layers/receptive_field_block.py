@@ -105,6 +105,9 @@ VARIANTS = {
     "convolution",
     placement="behind the backbone, as SPPF; on shallow maps the small variant",
     width_options=("out_channels",),
+    dead_parameters={
+        f"branches.{i}.{i + 1}.bn.bias": "cancelled by the batch norm behind W" for i in range(3)
+    },
 )
 class RFB(nn.Module):
     """Branches of growing kernel and dilation: ``y = relu(s W [b_1, b_2, ...] + W_0 x)``.

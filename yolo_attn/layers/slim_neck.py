@@ -7,6 +7,8 @@ https://arxiv.org/abs/2206.02424
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -203,6 +205,10 @@ class GSBottleneck(nn.Module):
     placement="in place of the neck's C2f or C3",
     width_options=("out_channels",),
     repeats="n",
+    dead_parameters={
+        f"units.0.{part}.bn.bias": "cancelled by the batch norm of cv3"
+        for part in ("cv2.echoes.0", "shortcut")
+    },
 )
 class VoVGSCSP(nn.Module):
     """A stage of GS bottlenecks beside a plain branch: ``y = cv3 [cv2(x), u_n(... u_1(cv1(x)))]``.
@@ -263,6 +269,7 @@ class VoVGSCSP(nn.Module):
         self.form = check_choice(name, "form", form, STAGES)
         check_int(name, "n", n)
         conv, f = host_conv(), activation(name, "act", act)
+        self.units: Sequence[nn.Module]
         self.cv1 = conv(c1, c, 1, 1, act=f)
         self.cv3 = conv(2 * c, c2, 1, 1, act=f)
         if form == "c2f":

@@ -6,6 +6,7 @@ Attention Decoding for Medical Image Segmentation. CVPR 2024. https://arxiv.org/
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -17,7 +18,10 @@ from yolo_attn.layers._common import ACTIVATIONS, activation, host_conv, out_wid
 from yolo_attn.registry import register
 
 # Of the authors' own list.
-SLOPED = {"leaky_relu": partial(nn.LeakyReLU, 0.2), "prelu": partial(nn.PReLU, init=0.2)}
+SLOPED: dict[Any, Callable[[], nn.Module]] = {
+    "leaky_relu": partial(nn.LeakyReLU, 0.2),
+    "prelu": partial(nn.PReLU, init=0.2),
+}
 
 
 @register(

@@ -77,12 +77,10 @@ class WTConv(nn.Module):
             cells = haar_bands(pad_to_multiple(maps[-1], 2))
             maps.append(cells[:, :, 0])
             bands.append(_scaled(conv, cells.flatten(1, 2), scale).unflatten(1, (-1, 4)))
-        means: Tensor | None = None
-        for level in reversed(range(len(bands))):
-            q = bands[level]
-            if means is not None:
-                q = torch.cat([q[:, :, :1] + means[:, :, None], q[:, :, 1:]], 2)
-            means = haar_cells(q)[:, :, : maps[level].shape[2], : maps[level].shape[3]]
+        means = torch.zeros_like(maps[-1])
+        for a, q in zip(reversed(maps[:-1]), reversed(bands)):
+            q = torch.cat([q[:, :, :1] + means[:, :, None], q[:, :, 1:]], 2)
+            means = haar_cells(q)[:, :, : a.shape[2], : a.shape[3]]
         y = _scaled(self.base, x, self.base_scale) + means
         return y if self.stride == 1 else y[:, :, :: self.stride, :: self.stride]
 

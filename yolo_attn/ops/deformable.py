@@ -39,7 +39,7 @@ def deformable_convolution(
             x, offsets, mask, weight = (t.to(full) for t in (x, offsets, mask, weight))
             bias = None if bias is None else bias.to(full)
         if x.is_cuda and not (torch.jit.is_tracing() or torch.compiler.is_compiling()):
-            from torchvision.ops import deform_conv2d
+            from torchvision.ops import deform_conv2d  # type: ignore[import-untyped]
 
             return deform_conv2d(x, offsets, weight, bias, at[0], at[1], at[2], mask)
         return by_sampling(x, offsets, mask, weight, bias, at)

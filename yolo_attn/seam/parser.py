@@ -30,6 +30,7 @@ from yolo_attn.seam.location import PROVENANCE, Location
 from yolo_attn.seam.loss_choice import check_loss
 from yolo_attn.seam.model_checks import check_model, names_ours
 from yolo_attn.seam.provenance import STAMP, version_of
+from yolo_attn.seam.repeats import with_repeats
 from yolo_attn.versions import made_before, made_by
 
 HELPER = "__yolo_attn_row__"
@@ -161,6 +162,7 @@ class Row:
     m: type[nn.Module]
     args: list[Any]
     c2: Any
+    n: int = 0  # how often it stands there; 0 for the row's repeats
 
 
 class Rows:
@@ -204,6 +206,7 @@ class Rows:
                     f"{info.name}: identity_start={identity_start!r} is not accepted (accepted: "
                     "true, false)"
                 )
+        args, n = with_repeats(info, args, n, local)
         options = self._scaled(info, info.bind(args), local)
         cls: type[nn.Module] = info.cls
         positional: list[Any] = [channels, *options]
@@ -221,15 +224,13 @@ class Rows:
             older = made_before("0.2.0")
             cls, positional = IdentityStart, [info.cls, channels, options, older]
             probe = _probe(cls, positional)
-        first = channels if isinstance(channels, int) else channels[0]
-        out = getattr(probe, "out_channels", first)
+        out = getattr(probe, "out_channels", channels if isinstance(channels, int) else channels[0])
         if n > 1 and out != channels:
             raise YoloAttnError(
                 f"{info.name} cannot be repeated (repeats={n}): it takes {channels} channels and "
-                f"gives {out}; "
-                "use repeats 1"
+                f"gives {out}; use repeats 1"
             )
-        return Row(cls, positional, out)
+        return Row(cls, positional, out, 1 if info.repeats else 0)
 
     def _index(self, args: Any, widths: list[int] | None) -> Row:
         """Ultralytics' ``Index`` row, where it reads a block of ours or the release has none.
@@ -377,7 +378,7 @@ def extend(tree: ast.Module) -> ast.Module:
     )
     branch = ast.If(
         test=_expression(f"{row} is not None"),
-        body=[_statement(f"args, c2 = {row}.args, {row}.c2", like=chain)],
+        body=[_statement(f"args, c2, n = {row}.args, {row}.c2, {row}.n or n", like=chain)],
         orelse=[chain],
     )
     loop.body[loop.body.index(chain)] = ast.copy_location(branch, chain)
