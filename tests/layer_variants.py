@@ -47,7 +47,7 @@ LAYER_VARIANTS: dict[str, list[dict[str, Any]]] = {
     "PConv": [{"kernel_size": 5, "n_div": 2}],
     "FasterNetBlock": [
         {"out_channels": 24, "act": "gelu", "layer_scale": 0.5},
-        {"drop_path": 0.1},
+        {"layer_scale": 0.01, "drop_path": 0.1},
     ],
     "C2fFaster": [{"out_channels": 24, "n": 2}],
     "DWR": [{"act": "relu"}],

@@ -1,4 +1,4 @@
-"""Layers in the place of convolutions: slim-neck, FasterNet, RFA, wavelets, DCNv2, ODConv ..."""
+"""Layers in the place of convolutions: FasterNet, RFA, wavelets, DCNv2, LDConv, ODConv ..."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 from torch import nn
 
 from tests.golden_harness import Arrays, Case, Golden
+from tests.golden_table.slim_neck import act_of
 from yolo_attn import create
 from yolo_attn.layers.spatial_channel_reconstruction import (
     ChannelReconstruction,
@@ -15,16 +16,8 @@ from yolo_attn.layers.spatial_channel_reconstruction import (
 )
 
 FIXED = "a constant"
-DEAD = {r"res\..*": "built and never called"}
-ACTS = {"SiLU": "silu", "Mish": "mish", "ReLU": "relu", "GELU": "gelu", "none": "none"}
-SHUFFLES = {"interleave": "interleave", "de-interleave": "deinterleave"}
 CONV_NORM = {"conv.conv": "conv.0", "conv.bn": "conv.1"}
 UNITS = range(16)
-
-
-def _act(config: dict[str, Any], key: str = "act", default: str = "SiLU") -> str:
-    name = config.get(key, default)
-    return ACTS.get(name, str(name).lower())
 
 
 def _bias_into_norm(conv: str, norm: str):
@@ -45,7 +38,9 @@ def _space_to_depth(config: dict[str, Any], golden: Golden) -> nn.Module:
 
 
 def _spd(config: dict[str, Any], golden: Golden) -> nn.Module:
-    return create("SPDConv", config["c1"], config["c2"], config["k"], config["scale"], _act(config))
+    return create(
+        "SPDConv", config["c1"], config["c2"], config["k"], config["scale"], act_of(config)
+    )
 
 
 def _rfa(form: str, act: str):
@@ -93,86 +88,6 @@ GENERATE = {"features.conv": "generate.0", "features.bn": "generate.1"}
 RFCBAM = {**GENERATE, "fc1": "se.fc.0", "fc2": "se.fc.2", "spatial": "get_weight.0", "": ""}
 
 
-def _gsconv(form: str, shuffle: str):
-    def build(config: dict[str, Any], golden: Golden) -> nn.Module:
-        return create(
-            "GSConv",
-            config["c1"],
-            config["c2"],
-            config["k"],
-            config["s"],
-            act=_act(config),
-            shuffle=shuffle,
-            form=form,
-        )
-
-    return build
-
-
-GSCONV = {"": "", "echoes.0": "cv2", "echoes.1": "cv3", "echoes.2": "cv4", "mix": "shuf"}
-
-
-def _gs_names(ours: str, theirs: str) -> dict[str, str]:
-    """Names of a GS bottleneck's parts below a prefix."""
-    names = {f"{ours}shortcut": f"{theirs}shortcut"}
-    for i in (0, 1):
-        for part, name in GSCONV.items():
-            if part:
-                names[f"{ours}cv{i + 1}.{part}"] = f"{theirs}conv_lighting.{i}.{name}"
-        names[f"{ours}cv{i + 1}.cv1"] = f"{theirs}conv_lighting.{i}.cv1"
-    return names
-
-
-def _gsbottleneck(second_act: bool, shortcut: str, shuffle: str):
-    def build(config: dict[str, Any], golden: Golden) -> nn.Module:
-        return create(
-            "GSBottleneck",
-            config["c1"],
-            config["c2"],
-            config.get("e", 0.5),
-            _act(config),
-            second_act,
-            shuffle,
-            shortcut,
-        )
-
-    return Case(build, names={"": "", **_gs_names("", "")})
-
-
-def _vov(fixed: dict[str, Any], one: bool = False, keep_e: bool = True):
-    """`one`: n is ignored, and the unit is named without a number."""
-
-    def build(config: dict[str, Any], golden: Golden) -> nn.Module:
-        options = dict(fixed)
-        if "gs_bottleneck_e" in config:
-            options["bottleneck_e"] = config["gs_bottleneck_e"]
-        return create(
-            "VoVGSCSP",
-            config["c1"],
-            config["c2"],
-            e=config.get("e", 0.5) if keep_e else 0.5,
-            act=_act(config),
-            n=1 if one else config.get("n", 1),
-            **options,
-        )
-
-    names = {"": ""}
-    for i in UNITS:
-        names |= _gs_names(f"units.{i}.", "gsb." if one else f"gsb.{i}.")
-    return Case(build, names=names, dropped=DEAD)
-
-
-VOV_V8 = {
-    "": "",
-    "cv2.cv1": "gc2.cv1",
-    "cv2.echoes.0": "gc2.cv2",
-    "units.0.cv1": "m.cv1",
-    "units.0.cv2": "m.cv2",
-    "units.0.first": "m.m.0.cv1",
-    "units.0.second": "m.m.0.cv2",
-}
-
-
 def _pconv(config: dict[str, Any], golden: Golden) -> nn.Module:
     return create("PConv", config["dim"], n_div=config["n_div"])
 
@@ -184,7 +99,7 @@ def _fasternet(config: dict[str, Any], golden: Golden) -> nn.Module:
         config["dim"],
         config["mlp_ratio"],
         config["n_div"],
-        _act(config),
+        act_of(config),
         1.0 if config.get("layer_scale") else 0.0,
     )
 
@@ -249,7 +164,7 @@ def _dcn(norm: bool):
             config.get("deform_groups", config.get("deformable_groups", 1)),
             config.get("bias", True),
             norm,
-            _act(config),
+            act_of(config),
         )
 
     return build
@@ -314,7 +229,6 @@ def _cru(config: dict[str, Any], golden: Golden) -> nn.Module:
 
 
 CRU = {"": "", "gwc": "GWC", "pwc1": "PWC1", "pwc2": "PWC2"}
-FORK = {"second_act": True, "shuffle": "deinterleave"}
 
 CASES = {
     "space_to_depth": Case(_space_to_depth),
@@ -366,31 +280,6 @@ CASES = {
             "conv": "conv.0",
         },
         fix=_bias_into_norm("conv1", "bn1"),
-    ),
-    "gsconv_interleave": Case(_gsconv("plain", "interleave"), names=GSCONV),
-    "gsconv_deinterleave": Case(_gsconv("plain", "deinterleave"), names=GSCONV),
-    "gsconv_ns": Case(_gsconv("plain", "conv"), names=GSCONV),
-    "gsconv_e": Case(
-        _gsconv("e", "interleave"),
-        names={"": "", "echoes.0.conv": "cv2.0", "echoes.0.depthwise": "cv2.1"},
-    ),
-    "gsconv_e2": Case(_gsconv("e2", "interleave"), names=GSCONV),
-    "gsbottleneck_paper": _gsbottleneck(False, "conv", "interleave"),
-    "gsbottleneck_v8": _gsbottleneck(True, "conv", "interleave"),
-    "gsbottleneck_fork": _gsbottleneck(True, "conv", "deinterleave"),
-    "gsbottleneckC_paper": _gsbottleneck(False, "depthwise", "interleave"),
-    "gsbottleneckC_v8": _gsbottleneck(True, "depthwise", "interleave"),
-    "vovgscsp_paper": _vov({}, one=True),
-    "vovgscsp_fork": _vov(FORK),
-    "vovgscsp_ns": _vov({"shuffle": "conv", "bottleneck_e": 1.0, "second_act": True}),
-    "vovgscspC_fork": _vov(
-        {**FORK, "shortcut_form": "depthwise", "shortcut_kernel": 1}, one=True, keep_e=False
-    ),
-    "vovgscsp_v8": Case(
-        lambda config, golden: create(
-            "VoVGSCSP", config["c1"], config["c2"], e=config["e"], act=_act(config), form="c2f"
-        ),
-        names=VOV_V8,
     ),
     "pconv": Case(_pconv, names={"conv": "partial_conv3"}),
     "fasternet_block": Case(
@@ -454,6 +343,8 @@ CASES = {
     ),
     "scconv_sru": Case(_sru, names={"norm": "gn"}),
     "scconv_cru": Case(_cru, names=CRU),
-    "dwr": Case(lambda config, golden: create("DWR", config["dim"], None, _act(config)), names=DWR),
+    "dwr": Case(
+        lambda config, golden: create("DWR", config["dim"], None, act_of(config)), names=DWR
+    ),
     "c2f_dwr": Case(_c2f("C2fDWR"), names=_below(DWR)),
 }

@@ -190,7 +190,9 @@ class RFCBAMConv(_FieldLayer):
         f = self._by_tap(self.features(x))
         spread = torch.cat([f.amax(1), f.mean(1)], 1)
         spread = F.pixel_shuffle(spread, self.k)
-        m = F.pixel_unshuffle(self.spatial(spread).sigmoid(), self.k)[:, None]
+        m = self.spatial(spread).sigmoid().unflatten(3, (-1, self.k)).unflatten(2, (-1, self.k))
+        # (B, 1, h, i, w, j) to (B, 1, k^2, h, w); PixelUnshuffle's export keeps the traced size.
+        m = m.permute(0, 1, 3, 5, 2, 4).flatten(2, 3)
         s = self.channel_weights(x)[:, :, None, None, None]
         return _convolve(self.conv, f * (s.to(f.dtype) * m.to(f.dtype)))
 
@@ -242,12 +244,13 @@ class RFCAConv(_FieldLayer):
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, H, W) -> (B, out_channels, H/stride, W/stride)``."""
         k = self.k
-        f = self.features(x).unflatten(1, (self.channels, k, k))
+        features = self.features(x)
+        height = features.shape[2] * k  # behind these reshapes an export takes it for a constant
+        f = features.unflatten(1, (self.channels, k, k))
         # Pixel (k y + i, k x + j) of the layout is f[i, j, y, x].
         high = f.mean((3, 5)).transpose(2, 3).flatten(2)
         wide = f.mean((2, 4)).transpose(2, 3).flatten(2)
         q = F.hardswish(self.norm(self.squeeze(torch.cat([high, wide], 2)[..., None])))
-        height = high.shape[2]
         a_h = self.rows(q[:, :, :height]).sigmoid().unflatten(2, (-1, k)).transpose(2, 3)
         a_w = self.columns(q[:, :, height:]).sigmoid().unflatten(2, (-1, k)).transpose(2, 3)
         # (B, C, k, h, 1) and (B, C, k, w, 1), to the places of i, y and of j, x.

@@ -16,8 +16,8 @@ SIGNS = ((1, 1, 1, 1), (1, 1, -1, -1), (1, -1, 1, -1), (1, -1, -1, 1))
 
 def haar_bands(x: Tensor) -> Tensor:
     """``(B, C, H, W) -> (B, C, 4, H/2, W/2)`` of a map with even sides."""
-    a, b, c, d = F.pixel_unshuffle(x, 2).unflatten(1, (-1, 4)).unbind(2)
-    return _transform(a, b, c, d)
+    a, b = x[:, :, ::2, ::2], x[:, :, ::2, 1::2]
+    return _transform(a, b, x[:, :, 1::2, ::2], x[:, :, 1::2, 1::2])
 
 
 def haar_cells(bands: Tensor) -> Tensor:
