@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,53 +16,22 @@ from ultralytics import YOLO
 from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils.torch_utils import initialize_weights
 
+from tests.conftest import REPO
 from tests.test_blocks import build, inputs_of, outputs
 from yolo_attn import block_info, create
 from yolo_attn.errors import YoloAttnError
 from yolo_attn.layers._common import host_conv
 from yolo_attn.ops.deformable import by_sampling
 
-# A row of the layer at its place in YOLOv8n: (base layer that it replaces, args).
-PLACES: dict[str, tuple[int, str]] = {
-    "SPDConv": (5, "[256, 3, 2]"),
-    "RFAConv": (5, "[256, 3, 2]"),
-    "RFCBAMConv": (5, "[256, 3, 2]"),
-    "RFCAConv": (5, "[256, 3, 2]"),
-    "GSConv": (5, "[256, 3, 2]"),
-    "HWD": (5, "[256]"),
-    "DCNv2": (5, "[256, 3, 2]"),
-    "LDConv": (5, "[256, 6, 2]"),
-    "ODConv": (5, "[256, 3, 2]"),
-    "PConv": (1, "[16]"),
-    "WTConv": (1, "[null, 5, 2]"),
-    "ScConv": (1, "[]"),
-    "DySample": (10, "[]"),
-    "CARAFE": (10, "[]"),
-    "EUCB": (10, "[]"),
-    "VoVGSCSP": (12, "[512]"),
-    "C2fFaster": (12, "[512]"),
-    "C2fDWR": (12, "[512]"),
-    "FasterNetBlock": (12, "[512]"),
-    "GSBottleneck": (12, "[512]"),
-    "DWR": (9, "[]"),
-    "RFB": (9, "[1024]"),
-    "ASPP": (9, "[1024]"),
-    "SimSPPF": (9, "[1024, 5]"),
-    "SPPFLSKA": (9, "[1024, 5]"),
-    "SPPFCSPC": (9, "[1024, 5]"),
-}
-# These cannot stride, so that they stand behind the first layer instead of the second.
-INSERTED = {"PConv", "ScConv"}
+sys.path.insert(0, str(REPO / "scripts"))
+from export_places import randomise  # noqa: E402
+from layer_costs import PLACES, config_of, exported  # noqa: E402
+
 each_layer = pytest.mark.parametrize("name", PLACES)
 
 
 def model_with(name: str, folder: Path) -> DetectionModel:
-    place, args = PLACES[name]
-    row = f"[{place}, {'3' if block_info(name).repeats else '1'}, {name}, {args}]"
-    if name in INSERTED:
-        row = f"[0, 1, {name}, []]"
-    key = "insert" if name in INSERTED else "replace"
-    (folder / "yolov8-layer.yaml").write_text(f"base: yolov8.yaml\nnc: 2\n{key}:\n  - {row}\n")
+    (folder / "yolov8-layer.yaml").write_text(config_of(name) + "nc: 2\n")
     torch.manual_seed(0)
     return YOLO(str(folder / "yolov8n-layer.yaml"), verbose=False).model
 
@@ -106,6 +77,23 @@ def test_compiled_equals_eager(name: str) -> None:
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
     grads = [torch.autograd.grad(y.square().sum(), x)[0] for y in (want, got)]
     torch.testing.assert_close(grads[1], grads[0], rtol=1e-3, atol=1e-3)
+
+
+QUICK = ("DCNv2", "RFCAConv", "CARAFE")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow, id=n) for n in PLACES],
+)
+@torch.no_grad()
+def test_a_yolo_with_the_layer_exports(name: str, tmp_path: Path) -> None:
+    model = model_with(name, tmp_path).eval()
+    randomise(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        errors = exported(model, torch.rand(1, 3, 64, 96))
+    assert max(errors.values()) <= 1e-3, errors
 
 
 # -- rows

@@ -51,8 +51,8 @@ class BlockInfo:
             high); the last one holds for all further inputs. Empty: all of one size.
         min_size: Smallest height and width of the (first) map.
         no_export: Why the block cannot be exported to ONNX or TorchScript; empty where it can.
-        layer: Whether this is a plain layer that a family's base needs (SPPCSPC, DownC ...) rather
-            than a block to choose: `list_blocks` leaves it out, `list_layers` lists it.
+        layer: Whether this stands in the place of a base's own layer (SPDConv, DySample, VoVGSCSP
+            ...) rather than beside them: `list_blocks` leaves it out, `list_layers` lists it.
     """
 
     name: str

@@ -33,7 +33,8 @@ RATES = {"deeplab": (6, 12, 18), "tph": (2, 4, 6)}
     paper="Chen, Papandreou, Schroff, Adam: Rethinking Atrous Convolution for Semantic Image "
     "Segmentation, 2017, arXiv 1706.05587; form tph: Zhu, Lyu, Wang, Zhao: TPH-YOLOv5, 2021, arXiv "
     "2108.11539",
-    cost="time O(N C_out (C (1 + 9 R) + (R + 2) C_out)) for R rates; tph: O(N C (9 R C / 4 + ...))",
+    cost="time O(N C_out (C (1 + 9 R) + (R + 2) C_out)) for R rates; tph: "
+    "O(N C (C / 2 + 9 R C / 4 + (R + 2) C_out / 2))",
     placement="behind the backbone, in place of SPPF",
     width_options=("out_channels",),
 )

@@ -145,7 +145,7 @@ class FasterNetBlock(nn.Module):
     layer=True,
     paper=PAPER,
     aliases=("C2f_Faster",),
-    cost="time O(N C^2 (1.5 + n (0.25 + r / 2 + 9 / 64))) at equal widths and e = 1/2",
+    cost="time O(N C^2 (2 + n (0.5 + r / 2 + 9 / 64))) at equal widths and e = 1/2",
     placement="in place of a C2f or C3k2",
     width_options=("out_channels",),
     repeats="n",

@@ -6,11 +6,12 @@ simple but effective downsampling module for semantic segmentation. Pattern Reco
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from yolo_attn.blocks._common import check_channels
 from yolo_attn.layers._common import activation, apply_kernel, host_conv, out_width
-from yolo_attn.ops.haar import haar_kernel
+from yolo_attn.ops.haar import haar_by_band, haar_kernel
 from yolo_attn.ops.space_to_depth import pad_to_multiple
 from yolo_attn.registry import register
 
@@ -29,7 +30,8 @@ class HWD(nn.Module):
     Of a cell ``a b / c d``: ``B_0 = (a + b + c + d) / 2``, ``B_1 = (a + b - c - d) / 2``,
     ``B_2 = (a - b + c - d) / 2``, ``B_3 = (a - b - c + d) / 2``, C channels each. Odd sides are
     completed with zeros. The transform is orthogonal: W and it together are one 2 x 2 convolution
-    with stride 2, which is what runs. The bias in front of the BN is left out.
+    with stride 2, which is what runs where the map is larger than it. The bias in front of the BN
+    is left out.
 
     Args:
         channels: C of the input ``(B, C, H, W)``.
@@ -49,4 +51,8 @@ class HWD(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, H, W) -> (B, out_channels, H/2, W/2)``, sides rounded up."""
-        return apply_kernel(self.conv, pad_to_multiple(x, 2), haar_kernel(self.conv.conv.weight), 2)
+        x, weight = pad_to_multiple(x, 2), self.conv.conv.weight
+        if torch.jit.is_tracing() or x.numel() >= weight.numel():
+            return apply_kernel(self.conv, x, haar_kernel(weight), 2)
+        # A small map is transformed sooner than the kernel.
+        return self.conv(haar_by_band(x))

@@ -201,7 +201,7 @@ class GSBottleneck(nn.Module):
 @register(
     layer=True,
     paper=PAPER,
-    cost="time O(N C^2 (1.5 + 0.9 n)) at equal widths and e = 1/2",
+    cost="time O(N C^2 (2 + 0.9 n)) at equal widths and e = 1/2",
     placement="in place of the neck's C2f or C3",
     width_options=("out_channels",),
     repeats="n",

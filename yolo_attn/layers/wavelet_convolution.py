@@ -77,10 +77,12 @@ class WTConv(nn.Module):
             cells = haar_bands(pad_to_multiple(maps[-1], 2))
             maps.append(cells[:, :, 0])
             bands.append(_scaled(conv, cells.flatten(1, 2), scale).unflatten(1, (-1, 4)))
-        means = torch.zeros_like(maps[-1])
+        means: Tensor | None = None
         for a, q in zip(reversed(maps[:-1]), reversed(bands)):
-            q = torch.cat([q[:, :, :1] + means[:, :, None], q[:, :, 1:]], 2)
+            if means is not None:
+                q = torch.cat([q[:, :, :1] + means[:, :, None], q[:, :, 1:]], 2)
             means = haar_cells(q)[:, :, : a.shape[2], : a.shape[3]]
+        assert means is not None
         y = _scaled(self.base, x, self.base_scale) + means
         return y if self.stride == 1 else y[:, :, :: self.stride, :: self.stride]
 

@@ -11,25 +11,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-SIGNS = ((1, 1, 1, 1), (1, 1, -1, -1), (1, -1, 1, -1), (1, -1, -1, 1))
-
 
 def haar_bands(x: Tensor) -> Tensor:
     """``(B, C, H, W) -> (B, C, 4, H/2, W/2)`` of a map with even sides."""
-    a, b = x[:, :, ::2, ::2], x[:, :, ::2, 1::2]
-    return _transform(a, b, x[:, :, 1::2, ::2], x[:, :, 1::2, 1::2])
+    return torch.stack(_transform(*_cells(x)), dim=2)
+
+
+def haar_by_band(x: Tensor) -> Tensor:
+    """``(B, C, H, W) -> (B, 4 C, H/2, W/2)``, one band after the other."""
+    return torch.cat(_transform(*_cells(x)), dim=1)
 
 
 def haar_cells(bands: Tensor) -> Tensor:
     """``(B, C, 4, h, w) -> (B, C, 2 h, 2 w)``, the inverse of :func:`haar_bands`."""
-    return F.pixel_shuffle(_transform(*bands.unbind(2)).flatten(1, 2), 2)
+    return F.pixel_shuffle(torch.stack(_transform(*bands.unbind(2)), dim=2).flatten(1, 2), 2)
 
 
-def _transform(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
-    """The four combinations, ``(B, C, 4, h, w)``."""
+def _cells(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return x[:, :, ::2, ::2], x[:, :, ::2, 1::2], x[:, :, 1::2, ::2], x[:, :, 1::2, 1::2]
+
+
+def _transform(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> list[Tensor]:
+    """The four combinations."""
     upper, lower = (a + b) * 0.5, (c + d) * 0.5
     left, right = (a - b) * 0.5, (c - d) * 0.5
-    return torch.stack([upper + lower, upper - lower, left + right, left - right], dim=2)
+    return [upper + lower, upper - lower, left + right, left - right]
 
 
 def haar_kernel(weight: Tensor) -> Tensor:
@@ -41,6 +47,6 @@ def haar_kernel(weight: Tensor) -> Tensor:
     Returns:
         ``(O, C, 2, 2)``.
     """
-    signs = torch.tensor(SIGNS, dtype=weight.dtype, device=weight.device) * 0.5
-    by_band = weight.flatten(1).unflatten(1, (4, -1)).transpose(1, 2)
-    return (by_band @ signs).unflatten(2, (2, 2))
+    # Sums, no product: autocast would halve its operands.
+    by_band = weight.flatten(1).unflatten(1, (4, -1)).unbind(1)
+    return torch.stack(_transform(*by_band), dim=2).unflatten(2, (2, 2))
