@@ -53,7 +53,10 @@ LAYER_VARIANTS: dict[str, list[dict[str, Any]]] = {
     "DWR": [{"act": "relu"}],
     "C2fDWR": [{"out_channels": 24, "n": 2}],
     "HWD": [{"out_channels": 24, "act": None}],
-    "WTConv": [{"kernel_size": 3, "levels": 3, "stride": 2, "bias": False}],
+    "WTConv": [
+        {"kernel_size": 3, "levels": 3, "stride": 2, "bias": False},
+        {"levels": 2, "stride": 3},
+    ],
     "DCNv2": [
         STRIDED,
         {"groups": 2, "deform_groups": 2, "dilation": 2, "norm": False},

@@ -333,6 +333,17 @@ def test_wavelet_levels_of_unit_kernels_give_the_map_back() -> None:
     torch.testing.assert_close(layer(x), want, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("levels", [1, 2])
+@pytest.mark.parametrize("stride", [2, 3, 4])
+def test_a_strided_wavelet_convolution_keeps_pixels_of_the_whole(stride: int, levels: int) -> None:
+    layer = create("WTConv", 3, None, 3, 1, levels)
+    strided = create("WTConv", 3, None, 3, stride, levels)
+    strided.load_state_dict(layer.state_dict())
+    x = torch.randn(2, 3, 13, 10)
+    want = layer(x)[:, :, ::stride, ::stride]
+    torch.testing.assert_close(strided(x), want, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("groups", [1, 4])
 def test_odconv_by_columns_is_the_grouped_convolution(groups: int) -> None:
     torch.manual_seed(0)

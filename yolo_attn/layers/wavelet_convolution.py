@@ -78,17 +78,23 @@ class WTConv(nn.Module):
             maps.append(cells[:, :, 0])
             bands.append(_scaled(conv, cells.flatten(1, 2), scale).unflatten(1, (-1, 4)))
         means: Tensor | None = None
-        for a, q in zip(reversed(maps[:-1]), reversed(bands)):
+        step = self.stride
+        for level in reversed(range(len(bands))):
+            q, size = bands[level], maps[level].shape[2:]
             if means is not None:
                 q = torch.cat([q[:, :, :1] + means[:, :, None], q[:, :, 1:]], 2)
-            means = haar_cells(q)[:, :, : a.shape[2], : a.shape[3]]
+            if level or step % 2:
+                means = haar_cells(q)[:, :, : size[0], : size[1]]
+            else:  # only the first pixel of a cell is kept
+                means, step = 0.5 * q.sum(2), step // 2
         assert means is not None
-        y = _scaled(self.base, x, self.base_scale) + means
-        return y if self.stride == 1 else y[:, :, :: self.stride, :: self.stride]
+        y = _scaled(self.base, x, self.base_scale, self.stride)
+        return y + (means if step == 1 else means[:, :, ::step, ::step])
 
 
-def _scaled(conv: nn.Conv2d, x: Tensor, scale: Tensor) -> Tensor:
+def _scaled(conv: nn.Conv2d, x: Tensor, scale: Tensor, stride: int = 1) -> Tensor:
     """``scale * conv(x)``, the scale in the kernel."""
     bias = None if conv.bias is None else conv.bias * scale
     weight = conv.weight * scale[:, None, None, None]
-    return F.conv2d(x, weight, bias, padding=conv.padding, groups=conv.groups)  # type: ignore[arg-type]
+    pad = conv.kernel_size[0] // 2
+    return F.conv2d(x, weight, bias, stride, pad, 1, conv.groups)
