@@ -75,7 +75,9 @@ def model_of(name: str, folder: Path) -> nn.Module:
     if not name:
         return YOLO("yolov8n.yaml", verbose=False).model
     (folder / "yolov8-layer.yaml").write_text(config_of(name))
-    return YOLO(str(folder / "yolov8n-layer.yaml"), verbose=False).model
+    # A digit and one of n, s, l, m, x in a folder's name would pass for a scale letter.
+    os.chdir(folder)
+    return YOLO("yolov8n-layer.yaml", verbose=False).model
 
 
 def exported(model: nn.Module, image: torch.Tensor) -> dict[str, float]:
@@ -142,6 +144,7 @@ def main() -> int:
     parser.add_argument("--turns", type=int, default=8)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
+    here = Path.cwd()
     torch.set_num_threads(1)
     assert __doc__ is not None
     heading = ["layer", "place", "parameters", "GFLOPs", "ms (of base)", "ONNX", "TorchScript"]
@@ -151,10 +154,11 @@ def main() -> int:
         for name in args.names:
             lines.append(row(name, Path(folder), args.turns))
             print(lines[-1], flush=True)
+        os.chdir(here)
     if args.out:
         said = " ".join(__doc__.split("\n\n", 2)[2].split()) if "\n\n" in __doc__ else ""
         text = ["# What the layers cost", "", said, "", *lines, ""]
-        args.out.write_text("\n".join(text), encoding="utf-8")
+        (here / args.out).write_text("\n".join(text), encoding="utf-8")
     return 0
 
 

@@ -38,6 +38,7 @@ LAYER_VARIANTS: dict[str, list[dict[str, Any]]] = {
     "GSBottleneck": [
         {"out_channels": 24, "second_act": True},
         {"shortcut": "depthwise", "e": 1.0},
+        {"shortcut": "depthwise", "out_channels": 24, "shortcut_kernel": 1},
     ],
     "VoVGSCSP": [
         {"out_channels": 24, "n": 2, "bottleneck_e": 1.0, "shuffle": "deinterleave"},

@@ -171,7 +171,7 @@ def test_the_width_of_the_input_is_accepted_where_it_is_kept() -> None:
         ("CARAFE", 10, {"groups": 4}),
         ("ODConv", 12, {"groups": 8}),
         ("DCNv2", 12, {"deform_groups": 5}),
-        ("GSBottleneck", 16, {"out_channels": 32, "shortcut": "depthwise"}),
+        ("GSBottleneck", 16, {"e": 0.2}),
         ("VoVGSCSP", 12, {"bottleneck_e": 0.5}),
     ],
 )

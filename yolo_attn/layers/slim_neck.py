@@ -7,6 +7,7 @@ https://arxiv.org/abs/2206.02424
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -147,12 +148,12 @@ class GSBottleneck(nn.Module):
             ``none``; None is the model's own.
         second_act: Whether the second GSConv has the activation.
         shuffle: See GSConv.
-        shortcut: W is a 1 x 1 convolution (``conv``) or ``depthwise``, which keeps the width.
+        shortcut: W is a 1 x 1 convolution (``conv``) or ``depthwise`` (where the width changes, in
+            as many groups as divide both).
         shortcut_kernel: Kernel side of the depthwise shortcut, odd.
 
     Raises:
-        YoloAttnError: An option's value is not accepted; an odd width; another width with a
-            depthwise shortcut.
+        YoloAttnError: An option's value is not accepted; an odd width.
     """
 
     def __init__(
@@ -185,13 +186,8 @@ class GSBottleneck(nn.Module):
         self.cv2 = GSConv(hidden, c2, 3, 1, act if second_act else "none", shuffle)
         if shortcut == "conv":
             self.shortcut = conv(c1, c2, 1, 1, act=False)
-        elif c1 == c2:
-            self.shortcut = conv(c1, c2, k, 1, g=c1, act=False)
         else:
-            raise YoloAttnError(
-                f"{name}: out_channels={c2} is not accepted with shortcut='depthwise' (accepted: "
-                f"{c1}, the input's)"
-            )
+            self.shortcut = conv(c1, c2, k, 1, g=math.gcd(c1, c2), act=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, H, W) -> (B, out_channels, H, W)``."""
