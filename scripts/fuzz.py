@@ -208,7 +208,7 @@ def study_texts(folder: Path) -> list[str]:
 
 def model_texts() -> list[str]:
     """Model YAMLs to start from: every tenth a stock one."""
-    from yolo_attn.seam.dry_run import load_model_yaml, scales_of
+    from yolo_attn.overlay.dry_run import load_model_yaml, scales_of
     from yolo_attn.zoo import config_names, to_yaml, with_scale
 
     ours = [fuzz_cases.TINY] * 3

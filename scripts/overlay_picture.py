@@ -14,10 +14,10 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from yolo_attn.overlay.dry_run import load_model_yaml
+from yolo_attn.overlay.model_files import without_scale
+from yolo_attn.overlay.taps import find_taps
 from yolo_attn.paths import zoo_dir
-from yolo_attn.seam.dry_run import load_model_yaml
-from yolo_attn.seam.overlay import without_scale
-from yolo_attn.seam.taps import find_taps
 from yolo_attn.zoo import with_scale
 
 REPO = Path(__file__).resolve().parents[1]

@@ -44,6 +44,15 @@ SUITES = {
     "train, val, predict, resume, DDP": ["tests/test_train.py", "-k", TRAIN],
 }
 
+OTHER_INSTALLS = """\
+**Other installs.** A fork's own folder `ultralytics` in front of the installed one, or any checkout that nobody
+installed: only what looks for blocks of ours is in place, until a YAML or checkpoint has one that the fork lacks.
+`pip install -e` of Ultralytics counts as installed. `import torch` never fails for lack of this package where pip
+installed it (wheel, `-e`, `--target`): the entry point names `yolo_attn_start.py`, which travels with the metadata.
+Beyond reach: metadata copied alone (PyInstaller's `--copy-metadata yolo-attn` without the module), for no file of
+ours is there to be found; add `--hidden-import yolo_attn_start`.
+"""  # noqa: E501
+
 
 def install(version: str, folder: Path) -> Path:
     target = folder / version
@@ -147,6 +156,7 @@ def main() -> None:
         "([contributing](../CONTRIBUTING.md)).",
         *notes,
         "",
+        OTHER_INSTALLS,
         "| Ultralytics | " + " | ".join(SUITES) + " |",
         "|" + "---|" * (len(SUITES) + 1),
         *rows,

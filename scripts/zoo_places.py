@@ -161,6 +161,7 @@ PLACES: dict[str, tuple[tuple[str | tuple[str, ...], ...], str]] = {
         "one attention map for all positions is linear in N, so in c4 and c5 as in the paper.",
     ),
     "SpatialGate": (STAGES, f"one gate a position, from one convolution, costs little, {GATE}"),
+    "UltralyticsCBAM": (NECK, "behind each stage of the neck, where forks of YOLOv8 have it."),
 }
 
 # Where the stride-4 map has a head, small objects are on it, so blocks that are linear in N refine

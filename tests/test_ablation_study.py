@@ -15,7 +15,7 @@ from yolo_attn.ablation.store import DONE, STUDY, TrialFolder, write_json
 from yolo_attn.cli import app
 from yolo_attn.data.synthetic import make_smallshapes
 from yolo_attn.errors import YoloAttnError
-from yolo_attn.seam.dry_run import load_model_yaml
+from yolo_attn.overlay.dry_run import load_model_yaml
 
 ARMS = ["yolov8n.yaml", "yolov8n-gc.yaml"]
 

@@ -29,7 +29,10 @@ REPO = Path(__file__).resolve().parents[1]
 DOCS = (
     "README.md",
     *(f"docs/{name}.md" for name in ("guide", "protocols", "architecture", "evaluation")),
-    *(f"docs/{name}.md" for name in ("ablation", "weights", "losses")),
+    *(
+        f"docs/{name}.md"
+        for name in ("ablation", "weights", "losses", "migrate", "migrate-checkpoints")
+    ),
 )
 # What the documents' commands find in a checkout.
 CHECKOUT = ("cfg", "scripts", "tests/protocol")
@@ -159,6 +162,8 @@ def save(fence: Fence, folder: Path) -> None:
 
         study = from_dict(content, fence.where)
         assert {arm.name for arm in study.arms} == set(content["arms"])
+    elif "backbone" in content:  # of a fork
+        invoke(["migrate", str(folder / str(fence.file))], fence)
     else:
         assert fence.language != "yaml", f"{fence.where}: neither a model nor a study"
 

@@ -15,7 +15,7 @@ from yolo_attn.blocks.fpt_ground import FPTGround
 from yolo_attn.blocks.fpt_render import FPTRender
 from yolo_attn.blocks.fpt_self import FPTSelf
 from yolo_attn.blocks.identity_start import IdentityStart
-from yolo_attn.seam.dry_run import load_model_yaml
+from yolo_attn.overlay.dry_run import load_model_yaml
 
 each_family = pytest.mark.parametrize("family", ["yolov5n", "yolov8n"])
 

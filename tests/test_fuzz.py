@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from yolo_attn.errors import LONGEST, YoloAttnError
-from yolo_attn.seam.model_checks import check_size
+from yolo_attn.overlay.model_checks import check_size
 from yolo_attn.zoo import check
 
 from .processes import PATIENCE, environment, python
@@ -122,7 +122,7 @@ def test_messages_are_one_printable_line_of_bearable_length() -> None:
 
 
 def test_expanded_model_of_scalars_alone_is_yaml(tmp_path: Path) -> None:
-    from yolo_attn.seam.dry_run import load_model_yaml
+    from yolo_attn.overlay.dry_run import load_model_yaml
     from yolo_attn.zoo import config_names, to_yaml
 
     for name in config_names():

@@ -208,3 +208,11 @@ def test_box_defaults_to_ciou_and_alpha_1_is_no_alpha() -> None:
 def test_mpdiou_asks_for_the_image_size() -> None:
     with pytest.raises(YoloAttnError, match="imgsz"):
         box_loss("mpdiou")(*(boxes[:2] for boxes in PAIRS))
+
+
+@pytest.mark.parametrize(
+    "value", [{"wise": [3]}, {"wise": {"version": {"a": 1}}}, {"cls": {"cls": ["focal"]}}]
+)
+def test_lists_and_mappings_in_place_of_a_name_are_refused(value: dict[str, Any]) -> None:
+    with pytest.raises(YoloAttnError, match="accepted"):
+        box_loss(value)

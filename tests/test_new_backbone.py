@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from yolo_attn.errors import YoloAttnError
-from yolo_attn.seam.dry_run import load_model_yaml
+from yolo_attn.overlay.dry_run import load_model_yaml
+from yolo_attn.overlay.taps import find_taps
 from yolo_attn.seam.freeze import frozen_layers
-from yolo_attn.seam.taps import find_taps
 from yolo_attn.zoo import check, to_yaml
 
 COLUMNS = """backbone:

@@ -16,7 +16,7 @@ from ultralytics.nn.tasks import ClassificationModel, DetectionModel, yaml_model
 import yolo_attn
 from yolo_attn import create
 from yolo_attn.data.synthetic import make_smallshapes
-from yolo_attn.seam.provenance import version_of
+from yolo_attn.overlay.provenance import version_of
 from yolo_attn.versions import earlier_defaults, made_before, made_by
 
 OLDER = Path(__file__).parent / "older"

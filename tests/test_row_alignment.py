@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from yolo_attn.seam.row_alignment import LayerRow, Rows, align, head_levels, of_a_kind
+from yolo_attn.transfer.row_alignment import LayerRow, Rows, align, head_levels, of_a_kind
 
 
 def rows(*layers: tuple[str, tuple[int, ...]]) -> Rows:

@@ -8,8 +8,8 @@ import pytest
 from ultralytics.nn import tasks
 
 from yolo_attn.errors import YoloAttnError
-from yolo_attn.seam.dry_run import load_model_yaml, run
-from yolo_attn.seam.taps import find_taps
+from yolo_attn.overlay.dry_run import load_model_yaml, run
+from yolo_attn.overlay.taps import find_taps
 
 TAPS = {
     "yolov8n.yaml": {"P2": 2, "P3": 4, "P4": 6, "P5": 9, "N3": 15, "N4": 18, "N5": 21},

@@ -14,6 +14,7 @@ from ultralytics.nn import tasks
 
 import yolo_attn
 from yolo_attn.errors import YoloAttnError
+from yolo_attn.overlay import modules
 from yolo_attn.seam import parser
 from yolo_attn.seam.redirect import original_of
 
@@ -158,7 +159,7 @@ def test_a_strange_name_in_a_stock_model_is_left_to_ultralytics() -> None:
 
 
 def test_none_of_our_names_means_something_to_ultralytics() -> None:
-    taken = [n for n in yolo_attn.registry.known_names() if parser.stock_module(n, vars(tasks))]
+    taken = [n for n in yolo_attn.registry.known_names() if modules.stock_module(n, vars(tasks))]
     assert not taken
 
 

@@ -38,8 +38,8 @@ from tests.transfer_harness import (
     without_provenance,
 )  # fmt: skip
 from yolo_attn.errors import YoloAttnError
-from yolo_attn.seam.dry_run import load_model_yaml
-from yolo_attn.seam.weights import transfer
+from yolo_attn.overlay.dry_run import load_model_yaml
+from yolo_attn.transfer.load import transfer
 
 
 @pytest.fixture(scope="module")

@@ -34,8 +34,8 @@ from ultralytics.utils import LOGGER
 from tests.transfer_cases import FAMILIES, NO_BLOCKS, Relative, Relatives, variants_registered
 from tests.transfer_harness import Keep, fill
 from yolo_attn.errors import YoloAttnError
-from yolo_attn.seam import weights
 from yolo_attn.seam.redirect import original_of
+from yolo_attn.transfer import load as weights
 
 RELATIVES = 6  # of each base, which are loaded into each other and into the base and back
 SLOW_SEEDS = range(1, 8)

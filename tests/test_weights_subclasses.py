@@ -27,8 +27,8 @@ from tests.transfer_harness import (
     without_provenance,
 )
 from yolo_attn.errors import YoloAttnError
-from yolo_attn.seam.dry_run import load_model_yaml
-from yolo_attn.seam.weights import rows_of
+from yolo_attn.overlay.dry_run import load_model_yaml
+from yolo_attn.transfer.load import rows_of
 
 # Rows of YOLOv8n's C2f: channels of the YAML, repeats at scale n, shortcut.
 C2F = {

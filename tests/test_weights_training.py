@@ -13,7 +13,7 @@ from tests.processes import python, yolo
 from tests.transfer_harness import detection, inserts, lively, rows_by_hand
 from yolo_attn.data.synthetic import make_smallshapes
 from yolo_attn.errors import YoloAttnError
-from yolo_attn.seam.dry_run import load_model_yaml
+from yolo_attn.overlay.dry_run import load_model_yaml
 from yolo_attn.seam.freeze import frozen_layers
 
 

@@ -19,9 +19,9 @@ from ultralytics.nn.modules.conv import Conv, RepConv
 from tests.processes import python
 from tests.yolov7_by_hand import ByHand, four_levels, three_levels, tiny
 from yolo_attn.errors import YoloAttnError
+from yolo_attn.overlay.dry_run import load_model_yaml, run
+from yolo_attn.overlay.taps import find_taps
 from yolo_attn.registry import create, list_blocks, list_layers
-from yolo_attn.seam.dry_run import load_model_yaml, run
-from yolo_attn.seam.taps import find_taps
 from yolo_attn.zoo import blocks_of, check
 
 FACTS = json.loads((Path(__file__).parent / "families/yolov7.json").read_text())

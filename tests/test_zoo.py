@@ -15,12 +15,12 @@ import torch
 from tests.test_cli import run
 from tests.transfer_harness import detection, lively
 from yolo_attn.errors import YoloAttnError
+from yolo_attn.overlay.dry_run import load_model_yaml, scales_of
+from yolo_attn.overlay.model_files import is_overlay, read_yaml, without_scale
+from yolo_attn.overlay.taps import find_taps
 from yolo_attn.paths import PACKAGE, zoo_dir
 from yolo_attn.registry import block_info, find_block, list_blocks
-from yolo_attn.seam.dry_run import load_model_yaml, scales_of
-from yolo_attn.seam.overlay import is_overlay, read_yaml, without_scale
-from yolo_attn.seam.taps import find_taps
-from yolo_attn.seam.weights import transfer
+from yolo_attn.transfer.load import transfer
 from yolo_attn.zoo import (
     base_names,
     check,

@@ -24,7 +24,7 @@ from tests.transfer_harness import without_provenance
 from yolo_attn import registry
 from yolo_attn.blocks.identity_start import IdentityStart
 from yolo_attn.errors import YoloAttnError
-from yolo_attn.seam.dry_run import load_model_yaml
+from yolo_attn.overlay.dry_run import load_model_yaml
 
 
 class PlainC2f(C2f):

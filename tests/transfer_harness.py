@@ -11,9 +11,9 @@ import torch
 from torch import nn
 from ultralytics.nn.tasks import DetectionModel
 
-from yolo_attn.seam.dry_run import load_model_yaml
+from yolo_attn.overlay.dry_run import load_model_yaml
+from yolo_attn.overlay.taps import find_taps
 from yolo_attn.seam.redirect import original_of
-from yolo_attn.seam.taps import find_taps
 
 
 def stock_load(model: nn.Module, weights: Any) -> None:

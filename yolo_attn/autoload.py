@@ -17,6 +17,7 @@ import sys
 from typing import Any
 
 DISABLE_ENV = "YOLO_ATTN_DISABLE"
+_taking_part = False
 
 # Ultralytics module -> function or Class.method -> handler "module:function", called as
 # handler(original, *arguments).
@@ -37,7 +38,7 @@ REDIRECTS = {
         "RTDETRDetectionModel.loss": "yolo_attn.seam.losses:loss",
         "WorldModel.loss": "yolo_attn.seam.losses:loss",
         "YOLOEModel.loss": "yolo_attn.seam.losses:loss",
-        "BaseModel.load": "yolo_attn.seam.weights:load",
+        "BaseModel.load": "yolo_attn.transfer.load:load",
     },
     "ultralytics.engine.model": {"Model._new": "yolo_attn.seam.build_errors:new_model"},
     "ultralytics.engine.trainer": {
@@ -57,6 +58,15 @@ REDIRECTS = {
         "DetectionValidator.get_stats": "yolo_attn.seam.size_metrics:get_stats",
         "DetectionValidator.print_results": "yolo_attn.seam.size_metrics:print_results",
     },
+}
+# In a fork's checkout, until a model with a block of ours is there (see seam/fork.py).
+IN_A_FORK = {
+    "ultralytics.nn.tasks": {
+        "parse_model": "yolo_attn.seam.fork:parse_model",
+        "yaml_model_load": "yolo_attn.seam.fork:yaml_model_load",
+        "torch_safe_load": "yolo_attn.seam.fork:torch_safe_load",
+    },
+    "ultralytics.utils.checks": {"check_file": "yolo_attn.seam.fork:check_file"},
 }
 # Methods that old versions do without: there, only rank 0 validates.
 SINCE = {"DetectionValidator.gather_stats"}
@@ -80,6 +90,16 @@ def install() -> None:
                 _redirect(module)
     except Exception as error:
         _warn(f"could not install its start-up hook ({type(error).__name__}: {error})")
+
+
+def take_part() -> None:
+    """In a fork: a model with a block of ours has come, put the whole seam in place."""
+    global _taking_part
+    if not _taking_part:
+        _taking_part = True
+        for name in REDIRECTS:
+            if name in sys.modules:
+                _redirect(sys.modules[name])
 
 
 def refuse_when_disabled() -> None:
@@ -136,16 +156,22 @@ class _Finder:
 
 def _redirect(module: Any) -> None:
     """Redirect the functions of one Ultralytics module."""
-    from yolo_attn.seam.redirect import redirect
+    from yolo_attn.host import foreign
+    from yolo_attn.seam.redirect import fits, redirect
 
-    for name, handler in REDIRECTS[module.__name__].items():
+    fork = foreign()
+    table = IN_A_FORK if fork and not _taking_part else REDIRECTS
+    for name, handler in table.get(module.__name__, {}).items():
         owner, _, function = name.rpartition(".")
         if owner and not hasattr(module, owner):
             continue  # a model class that this version does not have yet
         holder = getattr(module, owner) if owner else module
         if name in SINCE and function not in vars(holder):
             continue
-        if not redirect(getattr(holder, function, None), handler):
+        found = getattr(holder, function, None)
+        if fork and _taking_part and not fits(found, handler):
+            continue
+        if not redirect(found, handler) and not fork:
             _warn(
                 f"found no plain function {name}() in {module.__name__} of this Ultralytics "
                 "version: models "

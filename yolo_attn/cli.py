@@ -19,6 +19,7 @@ from yolo_attn.data.commands import data_app
 from yolo_attn.errors import YoloAttnError
 from yolo_attn.evaluation.command import evaluate_command
 from yolo_attn.explain.command import explain_command
+from yolo_attn.migrate.command import migrate_command
 
 app = typer.Typer(
     name="yolo-attn",
@@ -36,6 +37,7 @@ convert_app = typer.Typer(
 app.add_typer(convert_app, name="convert")
 app.command("evaluate")(evaluate_command)
 app.command("explain")(explain_command)
+app.command("migrate")(migrate_command)
 app.command("ablate")(ablate_command)
 app.command("report")(report_command)
 app.add_typer(data_app, name="data")
@@ -97,10 +99,27 @@ def blocks(
     Example: yolo-attn blocks "*context*"
     """
     from yolo_attn import cards
-    from yolo_attn.registry import block_info, find_block, known_names, list_blocks, list_layers
+    from yolo_attn.registry import (
+        block_info,
+        find_block,
+        in_this_project,
+        known_names,
+        list_blocks,
+        list_layers,
+    )
 
     exact = find_block(pattern)
     names = [exact.name] if exact else (list_layers if layers else list_blocks)(pattern)
+    meant = "" if names else in_this_project(pattern)
+    if meant:
+        from yolo_attn.migrate.names import field_name
+
+        found = field_name(pattern)
+        names = list(found.blocks) if found else []
+        said = f"{pattern} is no name of ours; {meant}; `yolo-attn migrate FILE` translates YAMLs"
+        if not names:
+            raise YoloAttnError(said)
+        print(said, file=sys.stderr if as_json else sys.stdout)
     if not names:
         from yolo_attn.errors import did_you_mean
 
@@ -115,8 +134,8 @@ def blocks(
         _print_json([cards.as_dict(i) for i in infos])
     elif markdown:
         print(f"{len(infos)} cards written to {markdown}")
-    elif exact:
-        print(cards.as_text(infos[0]))
+    elif exact or meant:
+        print("\n\n".join(cards.as_text(i) for i in infos))
     else:
         table = Table("block", "inputs", "identity at start", "cost", "what it does")
         for i in infos:
@@ -250,7 +269,7 @@ def expand(
 
     Example: yolo-attn expand yolov8-nonlocal.yaml -o yolov8-mine.yaml
     """
-    from yolo_attn.seam.dry_run import load_model_yaml
+    from yolo_attn.overlay.dry_run import load_model_yaml
     from yolo_attn.zoo import to_yaml
 
     d = load_model_yaml(cfg)

@@ -9,8 +9,8 @@ from typing import Any
 import yaml
 
 from yolo_attn.errors import YoloAttnError
+from yolo_attn.overlay.dry_run import load_model_yaml, run
 from yolo_attn.registry import BlockInfo, block_info
-from yolo_attn.seam.dry_run import load_model_yaml, run
 from yolo_attn.zoo import check
 
 START = "identity_start: true # starts as its base does"

@@ -7,14 +7,17 @@ import importlib
 import inspect
 import os
 import re
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Callable, TypeVar
 from weakref import WeakSet
 
+from yolo_attn import host
 from yolo_attn.errors import YoloAttnError, did_you_mean
 from yolo_attn.versions import earlier_defaults
+from yolo_attn.yaml_numbers import read_number
 
 if TYPE_CHECKING:
     from torch import nn
@@ -134,6 +137,8 @@ class BlockInfo:
             raise YoloAttnError(
                 f"{self.name} needs the option {missing[0]!r} (options: {accepted})"
             )
+        parameters = inspect.signature(self.cls.__init__).parameters
+        bound = {name: read_number(value, parameters[name]) for name, value in bound.items()}
         # A model of an older version means that version's defaults.
         bound = {**earlier_defaults(self.name), **bound}
         last = max((names.index(n) for n in bound), default=-1)
@@ -144,8 +149,12 @@ class BlockInfo:
 _WITH_LOSS: WeakSet[Any] = WeakSet()
 _BLOCKS: dict[str, BlockInfo] = {}
 _ALIASES: dict[str, str] = {}
+# Adding a block, and going through the instances: short, and nothing is imported under it.
+_LOCK = threading.RLock()
+# Origin of blocks that could not be imported -> what it raised.
+_FAILED: dict[str, str] = {}
 _loaded = False
-_loading = False
+_loading = threading.local()
 
 
 def register(cls: type[T] | None = None, *, name: str | None = None, **facts: Any) -> Any:
@@ -161,24 +170,29 @@ def register(cls: type[T] | None = None, *, name: str | None = None, **facts: An
         The class, unchanged.
 
     Raises:
-        YoloAttnError: The name is taken by another class, or the constructor does not fit.
+        YoloAttnError: The name is taken by another class or has a meaning in Ultralytics, or the
+            constructor does not fit.
     """
 
     def add(cls: type[T]) -> type[T]:
         info = BlockInfo(name=name or cls.__name__, cls=cls, **facts)  # type: ignore[arg-type]
         _check_constructor(info)
-        for key in (info.name, *info.aliases):
-            holder = _BLOCKS.get(_ALIASES.get(key, key))
-            if holder is not None and not _same_class(holder.cls, cls):
-                raise YoloAttnError(
-                    f"block name {key!r} is already taken by "
-                    f"{holder.cls.__module__}.{holder.cls.__qualname__}; "
-                    f"register {cls.__module__}.{cls.__qualname__} under another name"
-                )
-        if hasattr(cls, "aux_loss"):
-            _watch_instances(cls)
-        _BLOCKS[info.name] = info
-        _ALIASES.update({alias: info.name for alias in info.aliases})
+        names = (info.name, *info.aliases)
+        if cls.__module__.partition(".")[0] != __package__:
+            host.refuse_taken(names, cls)
+        with _LOCK:
+            for key in names:
+                holder = _BLOCKS.get(_ALIASES.get(key, key))
+                if holder is not None and not _same_class(holder.cls, cls):
+                    raise YoloAttnError(
+                        f"block name {key!r} is already taken by "
+                        f"{holder.cls.__module__}.{holder.cls.__qualname__}; "
+                        f"register {cls.__module__}.{cls.__qualname__} under another name"
+                    )
+            if hasattr(cls, "aux_loss"):
+                _watch_instances(cls)
+            _BLOCKS[info.name] = info
+            _ALIASES.update({alias: info.name for alias in info.aliases})
         return cls
 
     return add if cls is None else add(cls)
@@ -196,7 +210,8 @@ def _watch_instances(cls: type) -> None:
     def __new__(kind: type, *args: Any, **kwargs: Any) -> Any:
         plain = original is object.__new__
         instance = original(kind) if plain else original(kind, *args, **kwargs)
-        _WITH_LOSS.add(instance)
+        with _LOCK:
+            _WITH_LOSS.add(instance)
         return instance
 
     __new__.watched = True  # type: ignore[attr-defined]
@@ -212,7 +227,11 @@ def has_own_loss(module: object) -> bool:
 
 def any_own_loss() -> bool:
     """Whether a registered block with an auxiliary loss exists in this process."""
-    return len(_WITH_LOSS) > 0 and any(map(has_own_loss, _WITH_LOSS))
+    if not len(_WITH_LOSS):
+        return False
+    with _LOCK:  # another thread may build or load a model
+        instances = list(_WITH_LOSS)
+    return any(map(has_own_loss, instances))
 
 
 def _same_class(a: type, b: type) -> bool:
@@ -233,11 +252,15 @@ def _check_constructor(info: BlockInfo) -> None:
 
 
 def _load() -> None:
-    """Import our blocks and layers, then those of other packages and of ``YOLO_ATTN_BLOCKS``."""
-    global _loaded, _loading
-    if _loaded or _loading:
+    """Import our blocks and layers, then those of other packages and of ``YOLO_ATTN_BLOCKS``.
+
+    Threads that come here together all import: Python lets one of them do it and the others wait.
+    A lock of ours around it would stand crosswise to Python's own lock of each module.
+    """
+    global _loaded
+    if _loaded or getattr(_loading, "here", False):
         return
-    _loading = True
+    _loading.here = True
     try:
         importlib.import_module("yolo_attn.blocks")
         importlib.import_module("yolo_attn.layers")
@@ -249,7 +272,12 @@ def _load() -> None:
             _import_blocks(partial(importlib.import_module, module), f"{MODULES_ENV}={module}")
         _loaded = True
     finally:
-        _loading = False
+        _loading.here = False
+
+
+def load_all() -> None:
+    """Import every block now, before threads or an unpickler import some of their modules."""
+    _load()
 
 
 def _entry_points() -> list[Any]:
@@ -265,14 +293,36 @@ def _entry_points() -> list[Any]:
 
 
 def _import_blocks(load: Callable[[], Any], origin: str) -> None:
+    """Import somebody's blocks; what goes wrong there must not stop a model that has none of them.
+
+    ``sys.exit`` or ``pytest.skip`` in a module are no reason to end this program either.
+    """
     try:
         load()
-    except YoloAttnError:
+    except KeyboardInterrupt:
         raise
-    except Exception as error:
-        raise YoloAttnError(
-            f"could not import blocks from {origin}: {type(error).__name__}: {error}"
-        ) from error
+    except BaseException as error:
+        text = " ".join(str(error).split())
+        with _LOCK:
+            known = origin in _FAILED
+            _FAILED[origin] = f"{type(error).__name__}: {text}" if text else type(error).__name__
+        if not known:
+            _warn(f"could not import blocks from {origin}: {_FAILED[origin]}")
+
+
+def _warn(message: str) -> None:
+    """A line in the log, once Ultralytics has one; a program's warning filter cannot raise it."""
+    import logging
+
+    logging.getLogger("ultralytics").warning(f"yolo_attn {message}; models without them work")
+
+
+def failed_imports() -> str:
+    """What to add to the error of an unknown name: which blocks could not be imported, and why."""
+    _load()
+    with _LOCK:
+        said = "; ".join(f"{origin}: {why}" for origin, why in _FAILED.items())
+    return f" (could not import blocks from {said})" if said else ""
 
 
 def list_blocks(pattern: str = "*") -> list[str]:
@@ -289,7 +339,7 @@ def _names(pattern: str, layers: bool) -> list[str]:
     _load()
     return sorted(
         name
-        for name, info in _BLOCKS.items()
+        for name, info in list(_BLOCKS.items())
         if info.layer is layers and fnmatch.fnmatchcase(name.lower(), pattern.lower())
     )
 
@@ -310,11 +360,32 @@ def block_info(name: str) -> BlockInfo:
     """
     info = find_block(name)
     if info is None:
+        meant = in_this_project(name)
+        if meant:
+            raise YoloAttnError(
+                f"unknown block {name!r}, {meant}; `yolo-attn migrate FILE` translates forks' YAMLs"
+            )
         raise YoloAttnError(
             f"unknown block {name!r}{did_you_mean(name, known_names())} (`yolo-attn blocks` lists "
-            "them all)"
+            f"them all){failed_imports()}"
         )
     return info
+
+
+def in_this_project(name: object) -> str:
+    """What a name of the field is here: ``"in this project: SE (without biases)"``.
+
+    Empty for any other name, and for our own.
+    """
+    from yolo_attn.migrate.names import field_name
+
+    found = None if find_block(name) else field_name(name)
+    if found is None:
+        return ""
+    known = f"in this project: {' or '.join(found.blocks)}"
+    return (known if found.blocks else "not in this project yet") + (
+        f" ({found.note})" if found.note else ""
+    )
 
 
 def known_names() -> list[str]:

@@ -28,6 +28,8 @@ DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
         "DANet": {"gamma_step": 1.0},
     },
 }
+# Names that were aliases of ours; the field means other things by them.
+FORMER_ALIASES = {"CA": "ContextAggregation", "CAM": "ChannelGram"}
 # Smallest hidden width that a ratio could give, by block, before one rule held for all (0.2.0).
 FLOORS_BEFORE_0_2 = {
     "AFNB": 8,

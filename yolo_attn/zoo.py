@@ -14,13 +14,13 @@ from typing import Any
 import yaml
 
 from yolo_attn.errors import YoloAttnError
+from yolo_attn.overlay.dry_run import load_model_yaml, run, scales_of
+from yolo_attn.overlay.location import PROVENANCE
+from yolo_attn.overlay.model_files import find_model_yaml, read_yaml
 from yolo_attn.paths import zoo_dir
 from yolo_attn.registry import find_block
 from yolo_attn.seam.compat import host_version
-from yolo_attn.seam.dry_run import load_model_yaml, run, scales_of
-from yolo_attn.seam.location import PROVENANCE
 from yolo_attn.seam.loss_choice import STATE, loss_lines
-from yolo_attn.seam.overlay import find_model_yaml, read_yaml
 
 
 @dataclass

@@ -34,7 +34,17 @@ from .hcf import DASI, MDCR, PPA
 from .non_local import NonLocal
 from .revcol import RevColAttnFusion, RevColFusion, RevColumns
 from .routing import BiFormer
-from .spatial import CBAM, EMA, GAM, LSK, ChannelGate, CoordAtt, SimAM, SpatialGate
+from .spatial import (
+    CBAM,
+    EMA,
+    GAM,
+    LSK,
+    ChannelGate,
+    CoordAtt,
+    SimAM,
+    SpatialGate,
+    UltralyticsCBAM,
+)
 
 PLAIN: dict[str, type[Plain]] = {
     cls.__name__: cls
@@ -84,6 +94,7 @@ PLAIN: dict[str, type[Plain]] = {
         SimAM,
         SimplifiedNonLocal,
         SpatialGate,
+        UltralyticsCBAM,
         WTConv,
     )
 }

@@ -68,6 +68,26 @@ class CBAM(Plain):
         return self.spatial_gate(self.channel_gate(x))
 
 
+class UltralyticsCBAM(Plain):
+    """The class CBAM of Ultralytics: a C x C convolution on the mean, then a gate of positions."""
+
+    def __init__(self, channels: int, kernel_size: int = 7):
+        super().__init__()
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Conv2d(channels, channels, 1)
+        self.conv = nn.Conv2d(2, 1, kernel_size, padding=kernel_size // 2, bias=False)
+
+    def pairs(self, ours):
+        """Pairs (here, ours)."""
+        return [(self.fc, ours.fc), (self.conv, ours.conv)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, C, H, W) -> (B, C, H, W)``."""
+        x = x * torch.sigmoid(self.fc(self.pool(x)))
+        mean, maximum = x.mean(dim=1, keepdim=True), x.amax(dim=1, keepdim=True)
+        return x * torch.sigmoid(self.conv(torch.cat([mean, maximum], dim=1)))
+
+
 class GAM(Plain):
     """``x1 = x * g(x)``, ``z = x1 * s(x1)``; the channel gate by linear layers on the last axis."""
 

@@ -24,7 +24,7 @@ def model_of(study: Study, arm: Arm) -> str:
     """
     if arm.loss is None:
         return arm.model
-    from yolo_attn.seam.dry_run import load_model_yaml
+    from yolo_attn.overlay.dry_run import load_model_yaml
     from yolo_attn.zoo import to_yaml
 
     d = load_model_yaml(arm.model)

@@ -61,7 +61,7 @@ def _widen(model: str, key: str, target: float, imgsz: int) -> tuple[str, dict[s
     import tempfile
     from pathlib import Path
 
-    from yolo_attn.seam.dry_run import load_model_yaml
+    from yolo_attn.overlay.dry_run import load_model_yaml
     from yolo_attn.zoo import describe, to_yaml
 
     d = load_model_yaml(model)

@@ -16,7 +16,9 @@ from yolo_attn.blocks._common import (
     at_least_float32,
     check_choice,
     check_flag,
+    check_hidden,
     check_int,
+    check_kernel,
     check_number,
     query_index,
 )
@@ -38,7 +40,7 @@ def check_side(block: str, option: str, side: Any) -> int:
     Raises:
         YoloAttnError: It is negative, even or no whole number.
     """
-    return check_int(block, option, side, minimum=1, odd=True) if side != 0 else 0
+    return check_kernel(block, option, side) if side != 0 else 0
 
 
 class Regions(NamedTuple):
@@ -92,19 +94,23 @@ class BiLevelRoutingAttention(nn.Module):
         param_attention: str,
     ):
         super().__init__()
-        self.qk_dim = channels if qk_dim is None else check_int(block, "qk_dim", qk_dim)
+        self.qk_dim = (
+            channels if qk_dim is None else check_hidden(block, "qk_dim", qk_dim, channels)
+        )
         self.heads = _heads(block, channels, self.qk_dim, num_heads)
-        self.n_win = check_int(block, "n_win", n_win)
-        self.topk = check_int(block, "topk", topk)
+        self.n_win = check_int(block, "n_win", n_win, maximum=64)
+        self.topk = check_int(block, "topk", topk, maximum=4096)
         self.scale = (
-            self.qk_dim**-0.5 if qk_scale is None else check_number(block, "qk_scale", qk_scale)
+            self.qk_dim**-0.5
+            if qk_scale is None
+            else check_number(block, "qk_scale", qk_scale, high=100.0)
         )
         self.border = check_choice(block, "border", border, BORDERS)
         self.routing = check_choice(block, "routing", routing, ROUTINGS)
         check_flag(block, "param_routing", param_routing)
         self.kv_mode = check_choice(block, "kv_downsample_mode", kv_downsample_mode, KV_MODES)
-        self.kv_per_win = check_int(block, "kv_per_win", kv_per_win)
-        self.kv_ratio = check_int(block, "kv_downsample_ratio", kv_downsample_ratio)
+        self.kv_per_win = check_int(block, "kv_per_win", kv_per_win, maximum=64)
+        self.kv_ratio = check_int(block, "kv_downsample_ratio", kv_downsample_ratio, maximum=64)
         check_choice(block, "param_attention", param_attention, ("qkvo", "qkv"))
         self.qkv = nn.Linear(channels, 2 * self.qk_dim + channels)
         # One map for queries and keys.
@@ -299,7 +305,7 @@ def _heads(block: str, channels: int, qk_dim: int, num_heads: int | None) -> int
     if num_heads is None:
         most = max(channels // HEAD_WIDTH, 1)
         return next(m for m in range(most, 0, -1) if channels % m == 0 and qk_dim % m == 0)
-    check_int(block, "num_heads", num_heads)
+    check_int(block, "num_heads", num_heads, maximum=channels)
     if channels % num_heads or qk_dim % num_heads:
         raise YoloAttnError(
             f"{block}: num_heads={num_heads} is not accepted with channels={channels}, "

@@ -15,6 +15,10 @@ from yolo_attn.ops.precision import without_autocast
 from yolo_attn.versions import FLOORS_BEFORE_0_2, made_before
 
 NARROWEST = 8  # hidden width that a ratio gives at least
+WIDEST = 16384  # of any map; the widest of Ultralytics' models has 1536
+LARGEST_KERNEL = 63
+MOST_RATIO = 2  # of hidden to input width: more is a channel count or a divisor in a ratio's place
+MOST_MLP_RATIO = 16
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -45,8 +49,15 @@ def check_flag(block: str, option: str, value: Any) -> bool:
     return check_choice(block, option, value, (False, True))
 
 
-def check_int(block: str, option: str, value: Any, minimum: int = 1, odd: bool = False) -> int:
-    """Return `value` if it is a whole number of at least `minimum` (and odd, if asked).
+def check_int(
+    block: str,
+    option: str,
+    value: Any,
+    minimum: int = 1,
+    odd: bool = False,
+    maximum: float = float("inf"),
+) -> int:
+    """Return `value` if it is a whole number from `minimum` to `maximum` (and odd, if asked).
 
     Raises:
         YoloAttnError: It is not.
@@ -54,12 +65,53 @@ def check_int(block: str, option: str, value: Any, minimum: int = 1, odd: bool =
     if (
         isinstance(value, bool)
         or not isinstance(value, int)
-        or value < minimum
+        or not minimum <= value <= maximum
         or (odd and value % 2 == 0)
     ):
         kind = "an odd whole number" if odd else "a whole number"
+        limits = f">= {minimum}" if maximum == float("inf") else f"from {minimum} to {maximum}"
         raise YoloAttnError(
-            f"{block}: {option}={value!r} is not accepted (accepted: {kind} >= {minimum})"
+            f"{block}: {option}={value!r} is not accepted (accepted: {kind} {limits})"
+        )
+    return value
+
+
+def check_kernel(block: str, option: str, value: Any, minimum: int = 1) -> int:
+    """Return `value` if it is the side of a centred kernel: odd, at most 63.
+
+    Raises:
+        YoloAttnError: It is not.
+    """
+    return check_int(block, option, value, minimum, odd=True, maximum=LARGEST_KERNEL)
+
+
+def check_width(block: str, option: str, value: Any) -> int:
+    """Return `value` if it is the width of a map or a layer: a whole number from 1 to 16384.
+
+    Raises:
+        YoloAttnError: It is not.
+    """
+    return check_int(block, option, value, maximum=WIDEST)
+
+
+def check_hidden(block: str, option: str, value: Any, channels: int, least: int = 64) -> int:
+    """Return `value` if it is a sensible number of hidden channels, bases or descriptors.
+
+    Args:
+        block: Name for error messages.
+        option: Its name.
+        value: Its value.
+        channels: C, width of the block's input.
+        least: What is accepted at least, however narrow the input.
+
+    Raises:
+        YoloAttnError: It is no whole number from 1 to ``2 C`` (or `least`, if that is more).
+    """
+    most = max(2 * channels, least)
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+        raise YoloAttnError(
+            f"{block}: {option}={value!r} is not accepted with channels={channels} (accepted: a "
+            f"whole number from 1 to {most})"
         )
     return value
 
@@ -126,8 +178,8 @@ def reduced_channels(
     Args:
         block: Name for error messages.
         channels: Width of the block's input.
-        rd_ratio: Bottleneck width as a share of `channels`; the product is rounded down, or to the
-            nearest multiple of `divisor`.
+        rd_ratio: Bottleneck width as a share of `channels`, at most 2; the product is rounded down,
+            or to the nearest multiple of `divisor`.
         rd_channels: The width itself; overrides `rd_ratio`, `minimum` and `divisor`.
         minimum: Smallest width that `rd_ratio` may give; a paper may have a larger one.
         divisor: Round to a multiple of this.
@@ -136,25 +188,43 @@ def reduced_channels(
         The width, a multiple of `divisor` unless `rd_channels` gives it.
 
     Raises:
-        YoloAttnError: `rd_ratio` is not a positive number or `rd_channels` not a positive whole
-            number.
+        YoloAttnError: `rd_ratio` is not a number above 0 and at most 2, `rd_channels` not a whole
+            number from 1 to 2 C, or `divisor` makes the width more than that.
     """
+    check_ratio(block, rd_ratio)
+    most = max(2 * channels, minimum)
     if rd_channels is not None:
-        return check_int(block, "rd_channels", rd_channels)
-    if (
-        isinstance(rd_ratio, bool)
-        or not isinstance(rd_ratio, (int, float))
-        or not 0 < rd_ratio < float("inf")
-    ):
-        raise YoloAttnError(
-            f"{block}: rd_ratio={rd_ratio!r} is not accepted (accepted: a number above 0)"
-        )
+        return check_hidden(block, "rd_channels", rd_channels, channels, least=minimum)
     # The tiny addend undoes the rounding of ratios such as 1/3: int(48 * (1/3)) must be 16.
     width = channels * rd_ratio + 1e-9
     rounded = int(width) if divisor == 1 else int((width + divisor / 2) // divisor) * divisor
     if made_before("0.2.0"):
         minimum = FLOORS_BEFORE_0_2.get(block, 1)
-    return max(rounded, -(-minimum // divisor) * divisor)
+    width = max(rounded, -(-minimum // divisor) * divisor)
+    if width > most:
+        raise YoloAttnError(
+            f"{block}: rd_ratio={rd_ratio!r} with channels={channels} gives a hidden width of "
+            f"{width}, a multiple of {divisor} (accepted: at most {most})"
+        )
+    return width
+
+
+def check_ratio(block: str, rd_ratio: Any) -> float:
+    """Return `rd_ratio` if it is a number above 0 and at most 2.
+
+    Raises:
+        YoloAttnError: It is not; 16 and 256 are what others call `reduction` and `channels`.
+    """
+    if (
+        isinstance(rd_ratio, bool)
+        or not isinstance(rd_ratio, (int, float))
+        or not 0 < rd_ratio <= MOST_RATIO
+    ):
+        raise YoloAttnError(
+            f"{block}: rd_ratio={rd_ratio!r} is not accepted (accepted: a number above 0, at most "
+            f"{MOST_RATIO}: the hidden width as a share of C, e.g. 0.0625 for C/16)"
+        )
+    return rd_ratio
 
 
 def run_float32(module: nn.Module, *args: Tensor) -> Tensor:

@@ -18,8 +18,10 @@ from yolo_attn.blocks._common import (
     check_channel_list,
     check_channels,
     check_choice,
+    check_hidden,
     check_int,
     check_number,
+    check_width,
     module_list,
     query_index,
     reduced_channels,
@@ -115,14 +117,21 @@ class _Asymmetric(nn.Module):
         if (
             not isinstance(pool_sizes, (list, tuple))
             or not pool_sizes
-            or any(isinstance(s, bool) or not isinstance(s, int) or s < 1 for s in pool_sizes)
+            or any(
+                isinstance(s, bool) or not isinstance(s, int) or not 1 <= s <= 64
+                for s in pool_sizes
+            )
         ):
             raise YoloAttnError(
                 f"{block}: pool_sizes={pool_sizes!r} is not accepted "
-                "(accepted: a list of whole numbers >= 1)"
+                "(accepted: a list of whole numbers from 1 to 64)"
             )
-        check_int(block, "units", units)
-        v = d if value_channels is None else check_int(block, "value_channels", value_channels)
+        check_int(block, "units", units, maximum=16)
+        v = (
+            d
+            if value_channels is None
+            else check_hidden(block, "value_channels", value_channels, high)
+        )
         check_choice(block, "sampling", sampling, SAMPLING)
         self.pool_sizes = tuple(pool_sizes)
         self.dropout = check_number(block, "dropout", dropout, 0.0, 1.0)
@@ -277,7 +286,7 @@ class AFNB(_Asymmetric):
         sampling: str = "average",
     ):
         high, low = check_channel_list("AFNB", channels, 2)
-        out = high if out_channels is None else check_int("AFNB", "out_channels", out_channels)
+        out = high if out_channels is None else check_width("AFNB", "out_channels", out_channels)
         d = reduced_channels("AFNB", high, rd_ratio, rd_channels)
         given = (value_channels, pool_sizes, units, dropout, sampling)
         super().__init__("AFNB", high, low, out, d, *given, shared=False)

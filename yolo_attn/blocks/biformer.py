@@ -12,7 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from yolo_attn.blocks._bi_level_routing import BiLevelRoutingAttention, check_side
-from yolo_attn.blocks._common import check_channels, check_flag, check_number
+from yolo_attn.blocks._common import (
+    MOST_MLP_RATIO,
+    check_channels,
+    check_flag,
+    check_number,
+)
 from yolo_attn.registry import register
 
 
@@ -121,9 +126,9 @@ class BiFormer(nn.Module):
     ):
         super().__init__()
         check_channels("BiFormer", channels)
-        check_number("BiFormer", "mlp_ratio", mlp_ratio, low=1 / channels)
+        check_number("BiFormer", "mlp_ratio", mlp_ratio, 1 / channels, MOST_MLP_RATIO)
         check_flag("BiFormer", "mlp_dwconv", mlp_dwconv)
-        check_number("BiFormer", "layer_scale", layer_scale)
+        check_number("BiFormer", "layer_scale", layer_scale, high=10.0)
         self.pre_norm = check_flag("BiFormer", "pre_norm", pre_norm)
         self.attention_only = check_flag("BiFormer", "attention_only", attention_only)
         side = check_side("BiFormer", "before_attn_dwconv", before_attn_dwconv)

@@ -12,11 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from yolo_attn.blocks._common import (
+    NARROWEST,
     at_least_float32,
     check_channels,
     check_choice,
     check_flag,
     check_int,
+    check_kernel,
     reduced_channels,
 )
 from yolo_attn.blocks._norm import batch_norm
@@ -33,6 +35,11 @@ def _maximum(x: Tensor, dims: tuple[int, ...]) -> Tensor:
     if not (torch.is_grad_enabled() and x.requires_grad):
         return x.amax(dims)
     return x.flatten(dims[0], dims[-1]).max(dims[0]).values
+
+
+def largest_channel(x: Tensor) -> Tensor:
+    """``max_c x`` ``(B, H, W)``."""
+    return _maximum(x, (1,))
 
 
 def _average(x: Tensor) -> Tensor:
@@ -99,6 +106,8 @@ class ChannelGate(nn.Module):
         rd_ratio: float,
         rd_channels: int | None,
         pools: Sequence[str],
+        bias: bool = True,
+        rd_min: int = NARROWEST,
     ) -> None:
         check_channels(block, channels)
         if not isinstance(pools, (list, tuple)) or not pools:
@@ -106,10 +115,11 @@ class ChannelGate(nn.Module):
                 f"{block}: pools={pools!r} is not accepted (accepted: a list of {', '.join(POOLS)})"
             )
         self.pools = [check_choice(block, "pools", pool, POOLS) for pool in pools]
-        h = reduced_channels(block, channels, rd_ratio, rd_channels)
+        check_int(block, "rd_min", rd_min, maximum=NARROWEST)
+        h = reduced_channels(block, channels, rd_ratio, rd_channels, minimum=rd_min)
         self.out_channels = channels
-        self.fc1 = nn.Linear(channels, h)
-        self.fc2 = nn.Linear(h, channels)
+        self.fc1 = nn.Linear(channels, h, bias=bias)
+        self.fc2 = nn.Linear(h, channels, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, H, W) -> (B, C, H, W)``."""
@@ -153,11 +163,16 @@ class SpatialGate(nn.Module):
         self._add_position_gate("SpatialGate", kernel_size, norm)
 
     def _add_position_gate(
-        self, block: str, kernel_size: int, norm: str, wanted: bool = True
+        self,
+        block: str,
+        kernel_size: int,
+        norm: str,
+        wanted: bool = True,
+        bias: bool = True,
     ) -> None:
-        check_int(block, "kernel_size", kernel_size, odd=True)
+        check_kernel(block, "kernel_size", kernel_size)
         check_choice(block, "norm", norm, ("none", "bn"))
-        padding, bias = kernel_size // 2, norm == "none"
+        padding, bias = kernel_size // 2, bias and norm == "none"
         self.conv = nn.Conv2d(2, 1, kernel_size, padding=padding, bias=bias) if wanted else None
         self.norm = batch_norm(1, momentum=0.01) if wanted and norm == "bn" else None
 
@@ -180,7 +195,7 @@ class SpatialGate(nn.Module):
     def _position_gate(self, x: Tensor) -> Tensor:
         """s_s ``(B, 1, H, W)``."""
         assert self.conv is not None
-        s = self.conv(torch.stack([_maximum(x, (1,)), x.mean(1)], dim=1))
+        s = self.conv(torch.stack([largest_channel(x), x.mean(1)], dim=1))
         return (s if self.norm is None else self.norm(s)).sigmoid()
 
 
@@ -208,6 +223,8 @@ class CBAM(ChannelGate, SpatialGate):
         pools: What m sees of each channel, a list of ``avg``, ``max``, ``lp`` (square root of the
             sum of squares) and ``lse`` (logarithm of the sum of exponentials). b2 counts for each.
         spatial: Whether there is a position gate.
+        bias: Whether W1, W2 and the k x k convolution have biases.
+        rd_min: Smallest h that `rd_ratio` gives, 1 to 8 (1: what forks have).
 
     Raises:
         YoloAttnError: An option's value is not accepted.
@@ -222,11 +239,14 @@ class CBAM(ChannelGate, SpatialGate):
         norm: str = "none",
         pools: Sequence[str] = ("avg", "max"),
         spatial: bool = True,
+        bias: bool = True,
+        rd_min: int = NARROWEST,
     ):
         nn.Module.__init__(self)  # not those of the gates, which have other options
         check_flag("CBAM", "spatial", spatial)
-        self._add_channel_gate("CBAM", channels, rd_ratio, rd_channels, pools)
-        self._add_position_gate("CBAM", kernel_size, norm, wanted=spatial)
+        check_flag("CBAM", "bias", bias)
+        self._add_channel_gate("CBAM", channels, rd_ratio, rd_channels, pools, bias, rd_min)
+        self._add_position_gate("CBAM", kernel_size, norm, wanted=spatial, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, H, W) -> (B, C, H, W)``."""

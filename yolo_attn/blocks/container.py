@@ -12,10 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from yolo_attn.blocks._common import (
+    MOST_MLP_RATIO,
     check_channels,
     check_choice,
     check_flag,
     check_int,
+    check_kernel,
     check_number,
 )
 from yolo_attn.blocks._container_mixer import DenseAffinity, DepthwiseAffinity, Mixer
@@ -165,9 +167,9 @@ class Container(nn.Module):
             heads = _heads(channels, num_heads)
         scale = (channels // heads) ** -0.5
         if qk_scale is not None:
-            scale = check_number("Container", "qk_scale", qk_scale)
+            scale = check_number("Container", "qk_scale", qk_scale, high=100.0)
         side = 5 if kernel_size is None else kernel_size
-        check_int("Container", "kernel_size", side, odd=True)
+        check_kernel("Container", "kernel_size", side)
         affinity: DenseAffinity | DepthwiseAffinity | None = None
         if dense:
             affinity = DenseAffinity(heads, _size(size))
@@ -187,7 +189,7 @@ class Container(nn.Module):
         )
         if facts.frame == "block":
             ratio = 4.0 if mlp_ratio is None else mlp_ratio
-            ratio = check_number("Container", "mlp_ratio", ratio, low=1 / channels)
+            ratio = check_number("Container", "mlp_ratio", ratio, 1 / channels, MOST_MLP_RATIO)
             self.pos_embed = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
             self.norm1 = batch_norm(channels)
             self.norm2 = batch_norm(channels)
@@ -252,7 +254,7 @@ def _heads(channels: int, num_heads: int | None) -> int:
     if num_heads is None:
         target = max(channels // HEAD_WIDTH, 1)
         return next(m for m in range(target, 0, -1) if channels % m == 0)
-    check_int("Container", "num_heads", num_heads)
+    check_int("Container", "num_heads", num_heads, maximum=channels)
     if channels % num_heads:
         raise YoloAttnError(
             f"Container: num_heads={num_heads} is not accepted (accepted: a divisor of "
@@ -264,10 +266,10 @@ def _heads(channels: int, num_heads: int | None) -> int:
 def _size(size: Any) -> tuple[int, int]:
     """Height and width of the map that a dense affinity belongs to."""
     sides = list(size) if isinstance(size, (list, tuple)) else [size, size]
-    whole = all(isinstance(s, int) and not isinstance(s, bool) and s > 0 for s in sides)
+    whole = all(isinstance(s, int) and not isinstance(s, bool) and 0 < s <= 1024 for s in sides)
     if len(sides) != 2 or not whole:
         raise YoloAttnError(
             f"Container: size={size!r} is not accepted (accepted: the height and width of the map "
-            "that the dense static affinity is learned on, e.g. [20, 20])"
+            "that the dense static affinity is learned on, from 1 to 1024, e.g. [20, 20])"
         )
     return sides[0], sides[1]

@@ -17,7 +17,6 @@ from yolo_attn.registry import register
 @register(
     paper="Liu, Li, Hu, Luo, Luo, Chen: Learning to Aggregate Multi-Scale Context for Instance "
     "Segmentation in Remote Sensing Images, TNNLS 2024, arXiv 2111.11057",
-    aliases=("CA",),
     cost="time O(3 N C + 2 C d), memory O(N)",
     identity_at_start=True,
     placement="one block per pyramid level, before the head; here after N3, N4, N5",

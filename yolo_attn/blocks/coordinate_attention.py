@@ -7,13 +7,21 @@ https://arxiv.org/abs/2103.02907
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from yolo_attn.blocks._common import check_channels, reduced_channels
+from yolo_attn.blocks._common import check_channels, check_choice, check_flag, reduced_channels
 from yolo_attn.blocks._norm import batch_norm
 from yolo_attn.registry import register
+
+ACTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "hardswish": F.hardswish,
+    "silu": F.silu,
+    "relu": F.relu,
+}
 
 
 @register(
@@ -37,20 +45,33 @@ class CoordAtt(nn.Module):
         channels: C of the input ``(B, C, H, W)``.
         rd_ratio: m as a share of C, at least 8.
         rd_channels: m itself; overrides `rd_ratio`.
+        act: ``hardswish``, ``silu`` or ``relu`` behind the norm; forks have all three.
+        bias: Whether W_h and W_w have biases.
 
     Raises:
         YoloAttnError: An option's value is not accepted.
     """
 
-    def __init__(self, channels: int, rd_ratio: float = 1 / 32, rd_channels: int | None = None):
+    act = "hardswish"  # of modules that were saved before there was a choice
+
+    def __init__(
+        self,
+        channels: int,
+        rd_ratio: float = 1 / 32,
+        rd_channels: int | None = None,
+        act: str = "hardswish",
+        bias: bool = True,
+    ):
         super().__init__()
         check_channels("CoordAtt", channels)
+        self.act = check_choice("CoordAtt", "act", act, ACTS)
+        check_flag("CoordAtt", "bias", bias)
         m = reduced_channels("CoordAtt", channels, rd_ratio, rd_channels)
         self.out_channels = channels
         self.conv1 = nn.Conv2d(channels, m, 1, bias=False)
         self.norm = batch_norm(m)
-        self.conv_h = nn.Conv2d(m, channels, 1)
-        self.conv_w = nn.Conv2d(m, channels, 1)
+        self.conv_h = nn.Conv2d(m, channels, 1, bias=bias)
+        self.conv_w = nn.Conv2d(m, channels, 1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, H, W) -> (B, C, H, W)``."""
@@ -62,7 +83,7 @@ class CoordAtt(nn.Module):
         rows = x.mean(3, keepdim=True)
         columns = x.mean(2, keepdim=True).transpose(2, 3)
         # One pass over all H + W positions: they share the statistics of the norm.
-        f = F.hardswish(self.norm(self.conv1(torch.cat([rows, columns], dim=2))))
+        f = ACTS[self.act](self.norm(self.conv1(torch.cat([rows, columns], dim=2))))
         f_h, f_w = f.split([x.shape[2], x.shape[3]], dim=2)
         return self.conv_h(f_h).sigmoid(), self.conv_w(f_w).sigmoid().transpose(2, 3)
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from yolo_attn.blocks._common import (
+    NARROWEST,
     check_channels,
     check_int,
     query_index,
@@ -49,6 +50,7 @@ class CrissCross(ZeroGamma):
         rd_ratio: d as a share of C, at least 8.
         rd_channels: d itself; overrides `rd_ratio`.
         gamma_step: Step size of gamma, which is this number times a learned one (the paper: 1).
+        rd_min: Smallest d that `rd_ratio` gives, 1 to 8 (1: what forks have).
 
     Raises:
         YoloAttnError: An option's value is not accepted.
@@ -61,11 +63,13 @@ class CrissCross(ZeroGamma):
         rd_ratio: float = 1 / 8,
         rd_channels: int | None = None,
         gamma_step: float = GAMMA_STEP,
+        rd_min: int = NARROWEST,
     ):
         super().__init__()
         check_channels("CrissCross", channels)
-        self.recurrence = check_int("CrissCross", "recurrence", recurrence)
-        d = reduced_channels("CrissCross", channels, rd_ratio, rd_channels)
+        self.recurrence = check_int("CrissCross", "recurrence", recurrence, maximum=8)
+        check_int("CrissCross", "rd_min", rd_min, maximum=NARROWEST)
+        d = reduced_channels("CrissCross", channels, rd_ratio, rd_channels, rd_min)
         self.out_channels = channels
         self.query = nn.Conv2d(channels, d, 1)
         self.key = nn.Conv2d(channels, d, 1, bias=False)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from yolo_attn.blocks._common import (
     check_channels,
     check_choice,
-    check_int,
     check_number,
+    check_width,
     query_index,
     reduced_channels,
     tokens,
@@ -98,7 +98,6 @@ class PositionAttention(ZeroGamma):
 
 @register(
     paper=PAPER,
-    aliases=("CAM",),
     cost="time O(N C^2), memory O(N C + C^2)",
     identity_at_start=True,
     placement="one branch of the head on stride 8 features; here after P5 or P4",
@@ -188,7 +187,7 @@ class DANet(nn.Module):
         check_channels("DANet", channels)
         check_choice("DANet", "sign", sign, SIGNS)
         width = (
-            channels if out_channels is None else check_int("DANet", "out_channels", out_channels)
+            channels if out_channels is None else check_width("DANet", "out_channels", out_channels)
         )
         m = reduced_channels("DANet", channels, rd_ratio, rd_channels)
         self.outputs = check_choice("DANet", "outputs", outputs, ("fused", "all"))

@@ -15,7 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from yolo_attn.blocks._common import check_channels, check_choice, check_flag, check_int
+from yolo_attn.blocks._common import (
+    check_channels,
+    check_choice,
+    check_flag,
+    check_int,
+    check_width,
+)
 from yolo_attn.blocks._norm import batch_norm
 from yolo_attn.blocks.patch_aware_attention import PAPER
 from yolo_attn.errors import YoloAttnError
@@ -106,7 +112,7 @@ class MDCR(nn.Module):
     ):
         super().__init__()
         c = check_channels("MDCR", channels, 4)
-        o = c if out_channels is None else check_int("MDCR", "out_channels", out_channels)
+        o = c if out_channels is None else check_width("MDCR", "out_channels", out_channels)
         if o % 4:
             raise YoloAttnError(
                 f"MDCR: out_channels={o} is not accepted (accepted: a multiple of 4)"
@@ -115,9 +121,9 @@ class MDCR(nn.Module):
             raise YoloAttnError(
                 f"MDCR: rates={rates!r} is not accepted (accepted: four whole numbers >= 1)"
             )
-        rates = [check_int("MDCR", "rates", rate) for rate in rates]
+        rates = [check_int("MDCR", "rates", rate, maximum=64) for rate in rates]
         most = math.gcd(c // 4, o // 4)
-        wanted = most if groups is None else check_int("MDCR", "groups", groups)
+        wanted = most if groups is None else check_int("MDCR", "groups", groups, maximum=1024)
         groups = max(g for g in range(1, min(wanted, most) + 1) if most % g == 0)
         bias = check_choice("MDCR", "norm", norm, ("bn", "none")) == "none"
         self.activation = check_flag("MDCR", "activation", activation)

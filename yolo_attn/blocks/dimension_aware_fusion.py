@@ -13,7 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from yolo_attn.blocks._common import check_channel_list, check_choice, check_flag, check_int
+from yolo_attn.blocks._common import (
+    check_channel_list,
+    check_choice,
+    check_flag,
+    check_width,
+)
 from yolo_attn.blocks._norm import batch_norm
 from yolo_attn.blocks.patch_aware_attention import PAPER
 from yolo_attn.errors import YoloAttnError
@@ -70,7 +75,7 @@ class DASI(nn.Module):
         super().__init__()
         widths = check_channel_list("DASI", channels, 2, 3)
         c = widths[0]
-        o = c if out_channels is None else check_int("DASI", "out_channels", out_channels)
+        o = c if out_channels is None else check_width("DASI", "out_channels", out_channels)
         check_choice("DASI", "second", second, SIDES)
         check_flag("DASI", "first_quarter", first_quarter)
         self.out_channels = o

@@ -13,7 +13,7 @@ from yolo_attn.blocks._common import (
     bias_of,
     check_channels,
     check_choice,
-    check_int,
+    check_hidden,
     query_index,
     reduced_channels,
 )
@@ -71,7 +71,11 @@ class DoubleAttention(nn.Module):
             "DoubleAttention", "form", form, ("residual", "projected", "plain")
         )
         m = reduced_channels("DoubleAttention", channels, rd_ratio, rd_channels)
-        k = m if descriptors is None else check_int("DoubleAttention", "descriptors", descriptors)
+        k = (
+            m
+            if descriptors is None
+            else check_hidden("DoubleAttention", "descriptors", descriptors, channels)
+        )
         self.out_channels = m if form == "plain" else channels
         self.starts_as_identity = form == "residual"
         # Products per position: C k with the projection on the sums, else C m + m k.

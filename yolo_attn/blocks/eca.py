@@ -12,7 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from yolo_attn.blocks._common import check_channels, check_int, check_number
+from yolo_attn.blocks._common import (
+    check_channels,
+    check_kernel,
+    check_number,
+)
 from yolo_attn.registry import register
 
 
@@ -51,7 +55,7 @@ class ECA(nn.Module):
         adaptive = adaptive_kernel("ECA", channels, gamma, "beta", beta)
         if kernel_size is None:
             kernel_size = max(adaptive, 3)
-        k = check_int("ECA", "kernel_size", kernel_size, odd=True)
+        k = check_kernel("ECA", "kernel_size", kernel_size)
         self.out_channels = channels
         self.weight = channel_kernel(k)
         self.reset_parameters()
@@ -73,10 +77,11 @@ def adaptive_kernel(block: str, channels: int, gamma: float, beta_name: str, bet
     """Odd kernel size for `channels`: ``t = int(|log2(C) + beta| / gamma)``, t or t + 1.
 
     Raises:
-        YoloAttnError: `gamma` is not above 0, or `beta` (`beta_name` there) not from -64 to 64.
+        YoloAttnError: `gamma` is not from 0.1 to 16, or `beta` (`beta_name` there) not from -16 to
+            16.
     """
-    gamma = check_number(block, "gamma", gamma, low=1e-6)
-    beta = check_number(block, beta_name, beta, low=-64, high=64)
+    gamma = check_number(block, "gamma", gamma, low=0.1, high=16)
+    beta = check_number(block, beta_name, beta, low=-16, high=16)
     t = int(abs(math.log2(channels) + beta) / gamma)
     return t if t % 2 else t + 1
 

@@ -55,7 +55,7 @@ class EMA(nn.Module):
         check_channels("EMA", channels)
         if factor is None:
             factor = max(min(32, channels // 8), 1)
-        check_int("EMA", "factor", factor)
+        check_int("EMA", "factor", factor, maximum=max(32, channels // 2))
         self.groups = next(g for g in range(min(factor, channels), 0, -1) if channels % g == 0)
         self.out_channels = channels
         c = channels // self.groups

@@ -15,6 +15,7 @@ from yolo_attn.blocks._common import (
     at_least_float32,
     bias_of,
     check_channels,
+    check_hidden,
     check_int,
     check_number,
     query_index,
@@ -62,8 +63,8 @@ class EMAU(nn.Module):
     def __init__(self, channels: int, bases: int = 64, steps: int = 3, momentum: float = 0.9):
         super().__init__()
         check_channels("EMAU", channels)
-        check_int("EMAU", "bases", bases)
-        self.steps = check_int("EMAU", "steps", steps)
+        check_hidden("EMAU", "bases", bases, channels)
+        self.steps = check_int("EMAU", "steps", steps, maximum=32)
         self.momentum = check_number("EMAU", "momentum", momentum, 0.0, 1.0)
         self.out_channels = channels
         self.reduce = nn.Conv2d(channels, channels, 1)

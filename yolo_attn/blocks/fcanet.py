@@ -77,8 +77,8 @@ class FcaNet(nn.Module):
     ):
         super().__init__()
         check_channels("FcaNet", channels)
-        check_int("FcaNet", "dct_h", dct_h)
-        check_int("FcaNet", "dct_w", dct_w)
+        check_int("FcaNet", "dct_h", dct_h, maximum=256)
+        check_int("FcaNet", "dct_w", dct_w, maximum=256)
         h = reduced_channels("FcaNet", channels, rd_ratio, rd_channels)
         chosen = _chosen(frequencies)
         count = next(n for n in range(len(chosen), 0, -1) if channels % n == 0)

@@ -9,7 +9,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from yolo_attn.blocks._common import bias_of, check_channel_list, check_int
+from yolo_attn.blocks._common import (
+    bias_of,
+    check_channel_list,
+    check_kernel,
+)
 from yolo_attn.blocks.fpt_self import PAPER
 from yolo_attn.registry import register
 
@@ -39,7 +43,7 @@ class FPTFuse(nn.Module):
     def __init__(self, channels: list[int], kernel_size: int = 3):
         super().__init__()
         widths = check_channel_list("FPTFuse", channels, 2, 6)
-        check_int("FPTFuse", "kernel_size", kernel_size, odd=True)
+        check_kernel("FPTFuse", "kernel_size", kernel_size)
         self.out_channels = widths[0]
         self.conv = nn.Conv2d(sum(widths), widths[0], kernel_size, padding=kernel_size // 2)
         self.reset_parameters()

@@ -18,6 +18,8 @@ from yolo_attn.blocks._common import (
     check_choice,
     check_flag,
     check_int,
+    check_kernel,
+    check_ratio,
     query_index,
     reduced_channels,
     run_float32,
@@ -103,10 +105,10 @@ class FPTGround(nn.Module):
         super().__init__()
         low, high = check_channel_list("FPTGround", channels, 2)
         self.mode = check_choice("FPTGround", "mode", mode, MODES)
-        check_int("FPTGround", "n_mix", n_mix)
+        check_int("FPTGround", "n_mix", n_mix, maximum=64)
         check_choice("FPTGround", "prior", prior, ("key", "query"))
-        check_int("FPTGround", "kernel_size", kernel_size, odd=True)
-        check_int("FPTGround", "value_mix", value_mix, minimum=0)
+        check_kernel("FPTGround", "kernel_size", kernel_size)
+        check_int("FPTGround", "value_mix", value_mix, minimum=0, maximum=16)
         check_choice("FPTGround", "norm", norm, ("bn", "none"))
         self.residual = check_flag("FPTGround", "residual", residual)
         if mode == "gaussian" and low != high:
@@ -115,10 +117,11 @@ class FPTGround(nn.Module):
                 "(accepted: two equal widths)"
             )
         parts = n_mix if mode == "euclidean" else 1
+        check_ratio("FPTGround", rd_ratio)
         if rd_channels is None:
             d = reduced_channels("FPTGround", low, rd_ratio, divisor=parts)
         else:
-            d = mixed_channels("FPTGround", rd_channels, parts)
+            d = mixed_channels("FPTGround", rd_channels, low, parts)
 
         self.out_channels = low
         self.starts_as_identity = residual and (mode != "local" or norm == "bn")

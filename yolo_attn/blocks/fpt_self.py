@@ -13,11 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from yolo_attn.blocks._common import (
+    NARROWEST,
     as_map,
     check_channels,
     check_choice,
     check_flag,
+    check_hidden,
     check_int,
+    check_ratio,
     query_index,
     reduced_channels,
 )
@@ -84,18 +87,23 @@ class FPTSelf(nn.Module):
     ):
         super().__init__()
         check_channels("FPTSelf", channels)
-        self.num_heads = check_int("FPTSelf", "num_heads", num_heads)
-        check_int("FPTSelf", "n_mix", n_mix)
+        self.num_heads = check_int("FPTSelf", "num_heads", num_heads, maximum=max(channels, 8))
+        check_int("FPTSelf", "n_mix", n_mix, maximum=64)
         check_choice("FPTSelf", "prior", prior, ("key", "query"))
         check_choice("FPTSelf", "kq_transform", kq_transform, ("conv", "ffn", "dffn"))
         self.pooling = check_flag("FPTSelf", "pooling", pooling)
         self.concat = check_flag("FPTSelf", "concat", concat)
+        check_ratio("FPTSelf", rd_ratio)
         if rd_channels is None:
             d = reduced_channels("FPTSelf", channels, rd_ratio, divisor=num_heads * n_mix)
             d //= num_heads
         else:
-            d = mixed_channels("FPTSelf", rd_channels, n_mix)
-        e = d if value_channels is None else check_int("FPTSelf", "value_channels", value_channels)
+            d = mixed_channels("FPTSelf", rd_channels, channels, n_mix)
+            # Of all heads together, as the ratio counts.
+            check_hidden("FPTSelf", "num_heads * rd_channels", num_heads * d, channels, NARROWEST)
+        e = d if value_channels is None else value_channels
+        check_hidden("FPTSelf", "value_channels", e, channels)
+        check_hidden("FPTSelf", "num_heads * value_channels", num_heads * e, channels)
         self.out_channels = 2 * channels if concat else channels
 
         self.query: nn.Conv2d | _ConvNormConv
@@ -163,19 +171,19 @@ class FPTSelf(nn.Module):
         return rows.unflatten(2, source.shape[2:])
 
 
-def mixed_channels(block: str, channels: int, n_mix: int) -> int:
-    """Return `channels` if it is a multiple of `n_mix`.
+def mixed_channels(block: str, rd_channels: int, channels: int, n_mix: int) -> int:
+    """Return `rd_channels` if it is a multiple of `n_mix`, and at most twice `channels`.
 
     Raises:
         YoloAttnError: It is not.
     """
-    check_int(block, "rd_channels", channels)
-    if channels % n_mix:
+    check_hidden(block, "rd_channels", rd_channels, channels, least=NARROWEST)
+    if rd_channels % n_mix:
         raise YoloAttnError(
-            f"{block}: rd_channels={channels} is not accepted with n_mix={n_mix} "
+            f"{block}: rd_channels={rd_channels} is not accepted with n_mix={n_mix} "
             f"(accepted: a multiple of {n_mix})"
         )
-    return channels
+    return rd_channels
 
 
 class _ConvNormConv(nn.Module):

@@ -8,10 +8,17 @@ https://arxiv.org/abs/2112.05561
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from torch import Tensor, nn
 
-from yolo_attn.blocks._common import check_channels, check_choice, check_int, reduced_channels
+from yolo_attn.blocks._common import (
+    NARROWEST,
+    check_channels,
+    check_choice,
+    check_int,
+    reduced_channels,
+)
 from yolo_attn.blocks._norm import batch_norm
 from yolo_attn.registry import register
 
@@ -44,6 +51,8 @@ class GAM(nn.Module):
         shuffle: Channel shuffle of s in this many groups, which mixes the groups of the
             convolutions (the paper, ResNet-50); 1 for none. Must divide C.
         channel_gate: ``sigmoid`` or ``none`` on ``W2 relu(W1 x)``.
+        padding: ``zeros`` or ``replicate`` (another copy in YOLO forks) around both convolutions.
+        rd_min: Smallest h that `rd_ratio` gives, 1 to 8 (1: what forks have).
 
     Raises:
         YoloAttnError: An option's value is not accepted.
@@ -57,22 +66,28 @@ class GAM(nn.Module):
         groups: int = 1,
         shuffle: int = 1,
         channel_gate: str = "sigmoid",
+        padding: str = "zeros",
+        rd_min: int = NARROWEST,
     ):
         super().__init__()
         check_channels("GAM", channels)
-        check_int("GAM", "groups", groups)
-        self.shuffle = check_int("GAM", "shuffle", shuffle)
+        check_int("GAM", "groups", groups, maximum=1024)
+        self.shuffle = check_int("GAM", "shuffle", shuffle, maximum=channels)
         check_channels(f"GAM: shuffle={shuffle}", channels, divisor=shuffle)
         self.channel_gate = check_choice("GAM", "channel_gate", channel_gate, ("sigmoid", "none"))
-        h = reduced_channels("GAM", channels, rd_ratio, rd_channels)
+        check_choice("GAM", "padding", padding, ("zeros", "replicate"))
+        check_int("GAM", "rd_min", rd_min, maximum=NARROWEST)
+        h = reduced_channels("GAM", channels, rd_ratio, rd_channels, minimum=rd_min)
         common = math.gcd(channels, h)
         groups = next(g for g in range(min(groups, common), 0, -1) if common % g == 0)
         self.out_channels = channels
         self.fc1 = nn.Conv2d(channels, h, 1)
         self.fc2 = nn.Conv2d(h, channels, 1)
-        self.conv1 = nn.Conv2d(channels, h, 7, padding=3, groups=groups, bias=False)
+        # What both convolutions share.
+        how: Any = {"padding": 3, "groups": groups, "bias": False, "padding_mode": padding}
+        self.conv1 = nn.Conv2d(channels, h, 7, **how)
         self.norm1 = batch_norm(h)
-        self.conv2 = nn.Conv2d(h, channels, 7, padding=3, groups=groups, bias=False)
+        self.conv2 = nn.Conv2d(h, channels, 7, **how)
         self.norm2 = batch_norm(channels)
 
     def forward(self, x: Tensor) -> Tensor:

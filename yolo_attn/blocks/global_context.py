@@ -9,7 +9,13 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from yolo_attn.blocks._common import check_channels, check_choice, reduced_channels
+from yolo_attn.blocks._common import (
+    NARROWEST,
+    check_channels,
+    check_choice,
+    check_int,
+    reduced_channels,
+)
 from yolo_attn.errors import YoloAttnError
 from yolo_attn.ops.pooling import attention_pool, softmax_map
 from yolo_attn.registry import register
@@ -48,6 +54,7 @@ class GlobalContext(nn.Module):
         rd_channels: P itself; overrides `rd_ratio`.
         pooling: ``att`` (the map above) or ``avg`` (plain mean).
         fusion: ``add``, ``mul`` or ``both``.
+        rd_min: Smallest P that `rd_ratio` gives, 1 to 8 (1: what forks have).
 
     Raises:
         YoloAttnError: An option's value is not accepted.
@@ -60,12 +67,14 @@ class GlobalContext(nn.Module):
         rd_channels: int | None = None,
         pooling: str = "att",
         fusion: str = "add",
+        rd_min: int = NARROWEST,
     ):
         super().__init__()
         check_channels("GlobalContext", channels)
         check_choice("GlobalContext", "pooling", pooling, ("att", "avg"))
         check_choice("GlobalContext", "fusion", fusion, FUSIONS)
-        planes = reduced_channels("GlobalContext", channels, rd_ratio, rd_channels)
+        check_int("GlobalContext", "rd_min", rd_min, maximum=NARROWEST)
+        planes = reduced_channels("GlobalContext", channels, rd_ratio, rd_channels, rd_min)
         self.out_channels = channels
         self.starts_as_identity = fusion == "add"
         self.mask = nn.Conv2d(channels, 1, 1, bias=False) if pooling == "att" else None

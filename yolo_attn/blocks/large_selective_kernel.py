@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from yolo_attn.blocks._common import (
+    MOST_MLP_RATIO,
     at_least_float32,
     bias_of,
     check_channels,
@@ -75,7 +76,7 @@ class LSK(nn.Module):
         super().__init__()
         check_channels("LSK", channels)
         self.form = check_choice("LSK", "form", form, ("unit", "encoder"))
-        mlp_ratio = check_number("LSK", "mlp_ratio", mlp_ratio)
+        mlp_ratio = check_number("LSK", "mlp_ratio", mlp_ratio, high=MOST_MLP_RATIO)
         self.dropout = check_number("LSK", "dropout", dropout, 0.0, 1.0)
         self.drop_path = check_number("LSK", "drop_path", drop_path, 0.0, 1.0)
         self.out_channels = channels

@@ -14,6 +14,7 @@ from yolo_attn.blocks._common import (
     check_channels,
     check_flag,
     check_int,
+    check_kernel,
     check_number,
 )
 from yolo_attn.blocks.eca import (
@@ -69,13 +70,13 @@ class MLCA(nn.Module):
     ):
         super().__init__()
         check_channels("MLCA", channels)
-        self.local_size = check_int("MLCA", "local_size", local_size)
+        self.local_size = check_int("MLCA", "local_size", local_size, maximum=20)
         check_flag("MLCA", "learn_weight", learn_weight)
         self.start = check_number("MLCA", "local_weight", local_weight, high=1.0)
         adaptive = adaptive_kernel("MLCA", channels, gamma, "b", b)
         if kernel_size is None:
             kernel_size = adaptive
-        k = check_int("MLCA", "kernel_size", kernel_size, odd=True)
+        k = check_kernel("MLCA", "kernel_size", kernel_size)
         self.out_channels = channels
         self.w_g = channel_kernel(k)
         self.w_l = channel_kernel(k)

@@ -122,7 +122,7 @@ class NonLocal(nn.Module):
         )
         check_choice("NonLocal", "norm", norm, ("bn", "none"))
         self.dimension = check_choice("NonLocal", "dimension", dimension, (1, 2, 3))
-        self.group_size = check_int("NonLocal", "group_size", group_size, minimum=0)
+        self.group_size = check_int("NonLocal", "group_size", group_size, minimum=0, maximum=1024)
         if group_size and dimension != 3:
             raise YoloAttnError(
                 f"NonLocal: group_size={group_size} needs dimension=3, got dimension={dimension}"
@@ -297,7 +297,7 @@ def _projected(conv: _ConvNd, weights: Tensor, x: Tensor) -> Tensor:
 
 def _scale(scale: str | float, width: int, softmax: bool, mode: str) -> float:
     if isinstance(scale, (int, float)) and not isinstance(scale, bool):
-        factor = float(scale)
+        factor = check_number("NonLocal", "scale", scale, -100.0, 100.0)
     else:
         check_choice("NonLocal", "scale", scale, ("none", "sqrt_d"))
         factor = 1.0 if scale == "none" else width**-0.5

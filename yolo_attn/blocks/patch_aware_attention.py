@@ -16,8 +16,8 @@ from yolo_attn.blocks._common import (
     bias_of,
     check_channels,
     check_choice,
-    check_int,
     check_number,
+    check_width,
 )
 from yolo_attn.blocks._conv_norm import ConvNorm
 from yolo_attn.blocks._norm import batch_norm
@@ -170,7 +170,7 @@ class PPA(nn.Module):
     ):
         super().__init__()
         check_channels("PPA", channels)
-        d = channels if out_channels is None else check_int("PPA", "out_channels", out_channels)
+        d = channels if out_channels is None else check_width("PPA", "out_channels", out_channels)
         check_choice("PPA", "patch_mean", patch_mean, PATCH_MEANS)
         check_choice("PPA", "border", border, BORDERS)
         self.dropout = check_number("PPA", "dropout", dropout, 0.0, 1.0)

@@ -13,10 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from yolo_attn.blocks._common import (
+    WIDEST,
     check_channels,
     check_choice,
     check_flag,
     check_int,
+    check_kernel,
     check_number,
     module_list,
 )
@@ -110,10 +112,10 @@ class RevColumns(nn.Module):
         check_channels(name, channels)
         check_choice(name, "variant", variant, VARIANTS)
         table = VARIANTS[variant]
-        widths = _four(name, "widths", table[0] if widths is None else widths)
-        depths = _four(name, "depths", table[1] if depths is None else depths)
-        count = check_int(name, "columns", table[2] if columns is None else columns)
-        check_int(name, "kernel_size", kernel_size, odd=True)
+        widths = _four(name, "widths", table[0] if widths is None else widths, WIDEST)
+        depths = _four(name, "depths", table[1] if depths is None else depths, 64)
+        count = check_int(name, "columns", table[2] if columns is None else columns, maximum=32)
+        check_kernel(name, "kernel_size", kernel_size)
         rate = check_number(
             name, "drop_path", table[3] if drop_path is None else drop_path, 0, 0.99
         )
@@ -123,7 +125,7 @@ class RevColumns(nn.Module):
         blocks = sum(depths)
         self.drop_rates = [rate * k / max(blocks - 1, 1) for k in range(blocks)]
         self.out_channels = list(widths)
-        scale = check_number(name, "layer_scale_init", layer_scale_init)
+        scale = check_number(name, "layer_scale_init", layer_scale_init, high=10.0)
         self.border = check_choice(name, "border", border, ("pad", "drop"))
         self.stem = Downsample(channels, widths[0], 4, border)
         self.columns = module_list(
@@ -139,7 +141,7 @@ class RevColumns(nn.Module):
                     "which draws whole images (accepted: 'pad')"
                 )
             if supervision == "classification":
-                check_int(name, "num_classes", num_classes)
+                check_int(name, "num_classes", num_classes, maximum=100_000)
             self.supervised = supervised_columns(count)
             self.supervision = Supervision(
                 widths,
@@ -147,8 +149,8 @@ class RevColumns(nn.Module):
                 channels,
                 len(self.supervised),
                 num_classes if supervision == "classification" else None,
-                check_number(name, "image_weight", image_weight),
-                check_number(name, "term_weight", term_weight),
+                check_number(name, "image_weight", image_weight, high=1000.0),
+                check_number(name, "term_weight", term_weight, high=1000.0),
             )
         self._tops: list[Tensor] | None = None
         self.reset_parameters()
@@ -204,10 +206,10 @@ class RevColumns(nn.Module):
         return {**self.__dict__, "_tops": None}
 
 
-def _four(block: str, option: str, value: Any) -> list[int]:
+def _four(block: str, option: str, value: Any, most: int) -> list[int]:
     if not isinstance(value, (list, tuple)) or len(value) != 4:
         raise YoloAttnError(
             f"{block}: {option}={value!r} is not accepted (accepted: a list of four whole numbers "
-            ">= 1)"
+            f"from 1 to {most})"
         )
-    return [check_int(block, option, v) for v in value]
+    return [check_int(block, option, v, maximum=most) for v in value]

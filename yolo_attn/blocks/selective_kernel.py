@@ -18,6 +18,8 @@ from yolo_attn.blocks._common import (
     check_channels,
     check_flag,
     check_int,
+    check_kernel,
+    check_width,
     reduced_channels,
 )
 from yolo_attn.blocks._norm import batch_norm
@@ -81,10 +83,10 @@ class SK(nn.Module):
         super().__init__()
         check_channels("SK", channels)
         out_channels = channels if out_channels is None else out_channels
-        check_int("SK", "out_channels", out_channels)
-        check_int("SK", "groups", groups)
-        check_int("SK", "stride", stride)
-        check_int("SK", "dilation", dilation)
+        check_width("SK", "out_channels", out_channels)
+        check_int("SK", "groups", groups, maximum=1024)
+        check_int("SK", "stride", stride, maximum=8)
+        check_int("SK", "dilation", dilation, maximum=64)
         check_flag("SK", "keep_3x3", keep_3x3)
         self.split_input = check_flag("SK", "split_input", split_input)
         sides = _sides(kernel_size, smallest=3 if keep_3x3 else 1)
@@ -180,4 +182,4 @@ def _sides(kernel_size: Sequence[int], smallest: int) -> list[int]:
             f"SK: kernel_size={kernel_size!r} is not accepted "
             "(accepted: a list of at least two odd whole numbers)"
         )
-    return [check_int("SK", "kernel_size", k, minimum=smallest, odd=True) for k in kernel_size]
+    return [check_kernel("SK", "kernel_size", k, smallest) for k in kernel_size]

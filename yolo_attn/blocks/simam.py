@@ -45,7 +45,7 @@ class SimAM(nn.Module):
         super().__init__()
         check_channels("SimAM", channels)
         # A constant channel divides by lambda alone.
-        self.e_lambda = check_number("SimAM", "e_lambda", e_lambda, 1e-12)
+        self.e_lambda = check_number("SimAM", "e_lambda", e_lambda, 1e-12, 1.0)
         self.correction = check_choice("SimAM", "correction", correction, (0, 1))
         self.out_channels = channels
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from yolo_attn.blocks._common import (
+    NARROWEST,
     PooledNorm,
     check_channels,
     check_choice,
@@ -54,6 +55,7 @@ class SE(nn.Module):
         norm: ``none`` or ``bn`` behind W1 (with its running statistics in a batch of one image).
         act: ``relu``, ``silu``, ``gelu`` or ``hardswish`` behind W1.
         gate: ``sigmoid`` or ``hard_sigmoid``.
+        rd_min: Smallest h that `rd_ratio` gives, 1 to 8 (1: what forks have).
 
     Raises:
         YoloAttnError: An option's value is not accepted.
@@ -70,16 +72,18 @@ class SE(nn.Module):
         norm: str = "none",
         act: str = "relu",
         gate: str = "sigmoid",
+        rd_min: int = NARROWEST,
     ):
         super().__init__()
         check_channels("SE", channels)
-        check_int("SE", "rd_divisor", rd_divisor)
+        check_int("SE", "rd_divisor", rd_divisor, maximum=256)
         check_flag("SE", "bias", bias)
         self.pool = check_choice("SE", "pool", pool, ("avg", "avg_max"))
         check_choice("SE", "norm", norm, ("none", "bn"))
         self.act = check_choice("SE", "act", act, ACTS)
         self.gate = check_choice("SE", "gate", gate, GATES)
-        h = reduced_channels("SE", channels, rd_ratio, rd_channels, divisor=rd_divisor)
+        check_int("SE", "rd_min", rd_min, maximum=NARROWEST)
+        h = reduced_channels("SE", channels, rd_ratio, rd_channels, rd_min, rd_divisor)
         self.out_channels = channels
         self.fc1 = nn.Conv2d(channels, h, 1, bias=bias)
         self.norm = PooledNorm(h) if norm == "bn" else None

@@ -7,9 +7,17 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from yolo_attn.blocks._common import check_choice, check_int
+from yolo_attn.blocks._common import (
+    LARGEST_KERNEL,
+    check_choice,
+    check_int,
+    check_number,
+    check_width,
+)
 from yolo_attn.errors import YoloAttnError
 
+MOST_STRIDE = 8
+MOST_SHARE = 4.0
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "silu": nn.SiLU,
     "relu": nn.ReLU,
@@ -34,9 +42,9 @@ def out_width(layer: str, out_channels: int | None, default: int) -> int:
     """Width of a layer's output.
 
     Raises:
-        YoloAttnError: It is not a positive whole number.
+        YoloAttnError: It is no whole number from 1 to 16384.
     """
-    return default if out_channels is None else check_int(layer, "out_channels", out_channels)
+    return default if out_channels is None else check_width(layer, "out_channels", out_channels)
 
 
 def kept_width(layer: str, out_channels: int | None, channels: int, hint: str = "") -> int:
@@ -101,3 +109,30 @@ def drop_path(y: Tensor, rate: float, training: bool) -> Tensor:
     if not rate or not training:
         return y
     return y * F.dropout(y.new_ones(len(y), 1, 1, 1), rate)
+
+
+def kernel_side(layer: str, value: int, option: str = "kernel_size", least: int = 1) -> int:
+    """Return the side of a kernel.
+
+    Raises:
+        YoloAttnError: It is no odd whole number from `least` to 63.
+    """
+    return check_int(layer, option, value, least, odd=True, maximum=LARGEST_KERNEL)
+
+
+def checked_stride(layer: str, value: int, option: str = "stride") -> int:
+    """Return a stride or a scale.
+
+    Raises:
+        YoloAttnError: It is no whole number from 1 to 8; more is a channel count in its place.
+    """
+    return check_int(layer, option, value, maximum=MOST_STRIDE)
+
+
+def width_share(layer: str, value: float, option: str = "e") -> float:
+    """Return the width of a branch as a share of the output's.
+
+    Raises:
+        YoloAttnError: It is no number from 0 to 4; more is a channel count in its place.
+    """
+    return check_number(layer, option, value, 0.0, MOST_SHARE)

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from yolo_attn.blocks._common import check_channels, check_flag, check_int, check_number
+from yolo_attn.blocks._common import check_channels, check_flag, check_int
 from yolo_attn.errors import YoloAttnError
-from yolo_attn.layers._common import host_conv, out_width
+from yolo_attn.layers._common import host_conv, out_width, width_share
 
 
 class SplitStage(nn.Module):
@@ -40,7 +40,7 @@ class SplitStage(nn.Module):
         c2 = self.out_channels = out_width(layer, out_channels, c1)
         check_flag(layer, "shortcut", shortcut)
         check_int(layer, "n", n)
-        c = int(c2 * check_number(layer, "e", e))
+        c = int(c2 * width_share(layer, e))
         if c < 1:
             raise YoloAttnError(
                 f"{layer}: e={e!r} is not accepted with out_channels={c2} (accepted: one that "

@@ -17,7 +17,15 @@ from yolo_attn.blocks._common import (
     check_int,
 )
 from yolo_attn.errors import YoloAttnError
-from yolo_attn.layers._common import activation, host_conv, kept_width, out_width, plain_activation
+from yolo_attn.layers._common import (
+    activation,
+    checked_stride,
+    host_conv,
+    kept_width,
+    kernel_side,
+    out_width,
+    plain_activation,
+)
 from yolo_attn.ops.reassembly import reassemble
 from yolo_attn.registry import register
 
@@ -82,9 +90,9 @@ class CARAFE(nn.Module):
         else:
             hint = "; `out_conv: true` changes it"
             self.out_channels = kept_width("CARAFE", out_channels, c1, hint)
-        s = self.scale = check_int("CARAFE", "scale", scale)
-        k = self.k_up = check_int("CARAFE", "k_up", k_up, odd=True)
-        k_enc = check_int("CARAFE", "k_enc", k_enc, odd=True)
+        s = self.scale = checked_stride("CARAFE", scale, "scale")
+        k = self.k_up = kernel_side("CARAFE", k_up, "k_up")
+        k_enc = kernel_side("CARAFE", k_enc, "k_enc")
         m = check_int("CARAFE", "c_mid", c_mid)
         g = self.groups = check_int("CARAFE", "groups", groups)
         d = check_int("CARAFE", "dilation", dilation)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from yolo_attn.blocks._common import bias_of, check_channels, check_flag, check_int
 from yolo_attn.blocks._norm import batch_norm
 from yolo_attn.errors import YoloAttnError
-from yolo_attn.layers._common import out_width, plain_activation
+from yolo_attn.layers._common import checked_stride, kernel_side, out_width, plain_activation
 from yolo_attn.ops.deformable import deformable_convolution
 from yolo_attn.registry import register
 
@@ -21,7 +21,6 @@ from yolo_attn.registry import register
     layer=True,
     paper="Zhu, Hu, Lin, Dai: Deformable ConvNets v2: More Deformable, Better Results, CVPR 2019, "
     "arXiv 1811.11168",
-    aliases=("DCN",),
     cost="time O(N k^2 C (C_out / groups + 3 G k^2) + 4 N k^2 C), memory O(k^2 N C), for N output "
     "positions and G deformable groups",
     placement="in place of the 3 x 3 convolutions of the last stages' bottlenecks",
@@ -38,7 +37,7 @@ class DCNv2(nn.Module):
     Args:
         channels: C of the input ``(B, C, H, W)``.
         out_channels: Width of the output; default C.
-        kernel_size: k.
+        kernel_size: k, odd.
         stride: Of the output.
         padding: Zeros around the map; default keeps its size.
         dilation: Distance of the taps.
@@ -70,8 +69,8 @@ class DCNv2(nn.Module):
         super().__init__()
         c1 = check_channels("DCNv2", channels)
         c2 = self.out_channels = out_width("DCNv2", out_channels, c1)
-        k = check_int("DCNv2", "kernel_size", kernel_size)
-        self.stride = check_int("DCNv2", "stride", stride)
+        k = kernel_side("DCNv2", kernel_size)
+        self.stride = checked_stride("DCNv2", stride)
         self.dilation = check_int("DCNv2", "dilation", dilation)
         same = self.dilation * (k - 1) // 2
         self.padding = same if padding is None else check_int("DCNv2", "padding", padding, 0)

@@ -65,7 +65,6 @@ class DWR(nn.Module):
 @register(
     layer=True,
     paper=PAPER,
-    aliases=("C2f_DWR",),
     cost="time O(N C^2 (2 + 4.4 n)) at equal widths and e = 1/2",
     placement="in place of the C2f of the deep stages",
     width_options=("out_channels",),

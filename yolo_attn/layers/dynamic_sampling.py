@@ -19,7 +19,7 @@ from yolo_attn.blocks._common import (
     check_int,
 )
 from yolo_attn.errors import YoloAttnError
-from yolo_attn.layers._common import kept_width
+from yolo_attn.layers._common import checked_stride, kept_width
 from yolo_attn.ops.point_sampling import sample_points
 from yolo_attn.registry import register
 
@@ -72,7 +72,7 @@ class DySample(nn.Module):
         check_channels("DySample", channels)
         hint = "; the first option is the width, `[null, 2, lp]` or `[{scale: 2}]` says the scale"
         self.out_channels = kept_width("DySample", out_channels, channels, hint)
-        s = self.scale = check_int("DySample", "scale", scale)
+        s = self.scale = checked_stride("DySample", scale, "scale")
         self.style = check_choice("DySample", "style", style, STYLES)
         g = self.groups = check_int("DySample", "groups", groups)
         check_flag("DySample", "dyscope", dyscope)

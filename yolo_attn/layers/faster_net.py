@@ -11,7 +11,14 @@ from torch import Tensor, nn
 
 from yolo_attn.blocks._common import check_channels, check_int, check_number
 from yolo_attn.errors import YoloAttnError
-from yolo_attn.layers._common import activation, drop_path, host_conv, kept_width, out_width
+from yolo_attn.layers._common import (
+    activation,
+    drop_path,
+    host_conv,
+    kept_width,
+    kernel_side,
+    out_width,
+)
 from yolo_attn.layers._split_stage import SplitStage
 from yolo_attn.registry import register
 
@@ -24,7 +31,6 @@ PAPER = (
 @register(
     layer=True,
     paper=PAPER,
-    aliases=("PartialConv",),
     cost="time O(k^2 N (C / n)^2): 1 / n^2 of a convolution",
     placement="first in a FasterNetBlock; in place of a bottleneck's 3 x 3 convolution",
     width_options=("out_channels",),
@@ -56,7 +62,7 @@ class PConv(nn.Module):
         super().__init__()
         check_channels("PConv", channels)
         self.out_channels = kept_width("PConv", out_channels, channels)
-        k = check_int("PConv", "kernel_size", kernel_size, odd=True)
+        k = kernel_side("PConv", kernel_size)
         if isinstance(stride, bool) or stride != 1:
             raise YoloAttnError(f"PConv: stride={stride!r} is not accepted (accepted: 1)")
         c = self.convolved = channels // check_int("PConv", "n_div", n_div)
@@ -77,7 +83,6 @@ class PConv(nn.Module):
 @register(
     layer=True,
     paper=PAPER,
-    aliases=("FasterBlock",),
     cost="time O(N C^2 (9 / n^2 + 2 r)), 2 r C^2 and a few parameters",
     placement="FasterNet is made of them; here in place of a stage's bottlenecks",
     width_options=("out_channels",),
@@ -117,7 +122,8 @@ class FasterNetBlock(nn.Module):
         super().__init__()
         c1 = check_channels("FasterNetBlock", channels)
         d = self.out_channels = out_width("FasterNetBlock", out_channels, c1)
-        hidden = int(d * check_number("FasterNetBlock", "mlp_ratio", mlp_ratio))
+        # FasterNet has 2; 16 is a channel count or a divisor in its place.
+        hidden = int(d * check_number("FasterNetBlock", "mlp_ratio", mlp_ratio, 0.0, 8.0))
         scale = check_number("FasterNetBlock", "layer_scale", layer_scale)
         self.drop_path = check_number("FasterNetBlock", "drop_path", drop_path, 0.0, 1.0)
         if hidden < 1:
@@ -144,7 +150,6 @@ class FasterNetBlock(nn.Module):
 @register(
     layer=True,
     paper=PAPER,
-    aliases=("C2f_Faster",),
     cost="time O(N C^2 (2 + n (0.5 + r / 2 + 9 / 64))) at equal widths and e = 1/2",
     placement="in place of a C2f or C3k2",
     width_options=("out_channels",),

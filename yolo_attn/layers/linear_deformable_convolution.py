@@ -11,19 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from yolo_attn.blocks._common import bias_of, check_channels, check_choice, check_int
-from yolo_attn.layers._common import activation, apply_kernel, host_conv, out_width
+from yolo_attn.layers._common import activation, apply_kernel, checked_stride, host_conv, out_width
 from yolo_attn.ops.point_sampling import sample_points
 from yolo_attn.registry import register
 
 GRIDS = ("corner", "centre")
 BORDERS = ("clamp", "reference")
+MOST_POINTS = 49  # more is a channel count in their place
 
 
 @register(
     layer=True,
     paper="Zhang, Song, Song, Yang, Ye, Zhou, Zhang: LDConv: Linear deformable convolution for "
     "improving convolutional neural networks, Image and Vision Computing 2024, arXiv 2311.11587",
-    aliases=("AKConv",),
     cost="time O(N C P (C_out + 18)) for P points and N output positions, memory O(P N C)",
     placement="in place of the strided convolutions",
     width_options=("out_channels",),
@@ -66,8 +66,8 @@ class LDConv(nn.Module):
         super().__init__()
         c1 = check_channels("LDConv", channels)
         c2 = self.out_channels = out_width("LDConv", out_channels, c1)
-        n = self.points = check_int("LDConv", "points", points)
-        self.stride = check_int("LDConv", "stride", stride)
+        n = self.points = check_int("LDConv", "points", points, maximum=MOST_POINTS)
+        self.stride = checked_stride("LDConv", stride)
         check_choice("LDConv", "grid", grid, GRIDS)
         self.border = check_choice("LDConv", "border", border, BORDERS)
         side = self.side = max(1, round(n**0.5))

@@ -21,7 +21,7 @@ from yolo_attn.blocks._common import (
 )
 from yolo_attn.blocks._norm import batch_norm
 from yolo_attn.errors import YoloAttnError
-from yolo_attn.layers._common import out_width, plain_activation
+from yolo_attn.layers._common import checked_stride, kernel_side, out_width, plain_activation
 from yolo_attn.registry import register
 
 
@@ -45,7 +45,7 @@ class ODConv(nn.Module):
     Args:
         channels: C of the input ``(B, C, H, W)``.
         out_channels: Width of the output; default C.
-        kernel_size: k.
+        kernel_size: k, odd.
         stride: Of the output.
         padding: Zeros around the map; default keeps its size.
         dilation: Distance of the taps.
@@ -76,8 +76,8 @@ class ODConv(nn.Module):
         super().__init__()
         c1 = check_channels("ODConv", channels)
         c2 = self.out_channels = out_width("ODConv", out_channels, c1)
-        k = self.k = check_int("ODConv", "kernel_size", kernel_size)
-        self.stride = check_int("ODConv", "stride", stride)
+        k = self.k = kernel_side("ODConv", kernel_size)
+        self.stride = checked_stride("ODConv", stride)
         self.dilation = check_int("ODConv", "dilation", dilation)
         same = self.dilation * (k - 1) // 2
         self.padding = same if padding is None else check_int("ODConv", "padding", padding, 0)

@@ -19,7 +19,14 @@ from yolo_attn.blocks._common import (
 )
 from yolo_attn.blocks._norm import batch_norm
 from yolo_attn.errors import YoloAttnError
-from yolo_attn.layers._common import activation, apply_kernel, host_conv, out_width
+from yolo_attn.layers._common import (
+    activation,
+    apply_kernel,
+    checked_stride,
+    host_conv,
+    kernel_side,
+    out_width,
+)
 from yolo_attn.registry import register
 
 PAPER = (
@@ -41,8 +48,8 @@ class _FieldLayer(nn.Module):
         super().__init__()
         self.channels = check_channels(name, channels)
         self.out_channels = out_width(name, out_channels, channels)
-        self.k = check_int(name, "kernel_size", k, minimum=3, odd=True)
-        check_int(name, "stride", s)
+        self.k = kernel_side(name, k, least=3)
+        checked_stride(name, s)
 
     def _features(self, k: int, s: int) -> nn.Module:
         """``relu(BN(conv))``, depthwise: k^2 features a channel."""

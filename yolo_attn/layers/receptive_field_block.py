@@ -20,7 +20,7 @@ from yolo_attn.blocks._common import (
     module_list,
 )
 from yolo_attn.errors import YoloAttnError
-from yolo_attn.layers._common import host_conv, out_width
+from yolo_attn.layers._common import checked_stride, host_conv, out_width
 from yolo_attn.registry import register
 
 
@@ -100,7 +100,6 @@ VARIANTS = {
     layer=True,
     paper="Liu, Huang, Wang: Receptive Field Block Net for Accurate and Fast Object Detection, "
     "ECCV 2018, arXiv 1711.07767",
-    aliases=("BasicRFB",),
     cost="time O(N (C^2 / 2 + 2.6 C^2 + 0.75 C C_out + C C_out)): at equal widths half a 3 x 3 "
     "convolution",
     placement="behind the backbone, as SPPF; on shallow maps the small variant",
@@ -146,7 +145,7 @@ class RFB(nn.Module):
         super().__init__()
         c1 = check_channels("RFB", channels)
         c2 = self.out_channels = out_width("RFB", out_channels, c1)
-        s = check_int("RFB", "stride", stride)
+        s = checked_stride("RFB", stride)
         branches, reduce = VARIANTS[check_choice("RFB", "variant", variant, VARIANTS)]
         self.scale = check_number("RFB", "scale", scale)
         check_int("RFB", "visual", visual)

@@ -44,7 +44,7 @@ class RepConv3x3(nn.Module):
 
         c1 = check_channels("RepConv3x3", channels)
         c2 = self.out_channels = out_width("RepConv3x3", out_channels, c1)
-        s = check_int("RepConv3x3", "stride", stride)
+        s = check_int("RepConv3x3", "stride", stride, maximum=2)
         # RepConv has a default activation of its own, which a YAML's `activation` does not reach.
         self.rep = RepConv(c1, c2, 3, s, act=host_conv().default_act, bn=True)
 

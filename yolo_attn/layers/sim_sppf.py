@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from yolo_attn.blocks._common import check_channels, check_int
-from yolo_attn.layers._common import activation, host_conv, out_width
+from yolo_attn.layers._common import activation, host_conv, kernel_side, out_width
 from yolo_attn.registry import register
 
 
@@ -51,7 +51,7 @@ class SimSPPF(nn.Module):
         super().__init__()
         c1 = check_int("SimSPPF", "channels", check_channels("SimSPPF", channels), minimum=2)
         c2 = self.out_channels = out_width("SimSPPF", out_channels, c1)
-        self.k = check_int("SimSPPF", "kernel_size", kernel_size, odd=True)
+        self.k = kernel_side("SimSPPF", kernel_size)
         conv, f = host_conv(), activation("SimSPPF", "act", act)
         self.cv1 = conv(c1, c1 // 2, 1, 1, act=f)
         self.cv2 = conv(4 * (c1 // 2), c2, 1, 1, act=f)

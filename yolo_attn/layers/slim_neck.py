@@ -19,11 +19,18 @@ from yolo_attn.blocks._common import (
     check_choice,
     check_flag,
     check_int,
-    check_number,
     module_list,
 )
 from yolo_attn.errors import YoloAttnError
-from yolo_attn.layers._common import activation, even_width, host_conv, out_width
+from yolo_attn.layers._common import (
+    activation,
+    checked_stride,
+    even_width,
+    host_conv,
+    kernel_side,
+    out_width,
+    width_share,
+)
 from yolo_attn.registry import register
 
 PAPER = (
@@ -86,8 +93,8 @@ class GSConv(nn.Module):
         c2 = self.out_channels = even_width(
             "GSConv", "out_channels", out_width("GSConv", out_channels, c1)
         )
-        k = check_int("GSConv", "kernel_size", kernel_size, odd=True)
-        s = check_int("GSConv", "stride", stride)
+        k = kernel_side("GSConv", kernel_size)
+        s = checked_stride("GSConv", stride)
         self.shuffle = check_choice("GSConv", "shuffle", shuffle, SHUFFLES)
         check_choice("GSConv", "form", form, FORMS)
         if form == "e2" and c2 % 4:
@@ -171,7 +178,7 @@ class GSBottleneck(nn.Module):
         name = "GSBottleneck"
         c1 = check_channels(name, channels)
         c2 = self.out_channels = out_width(name, out_channels, c1)
-        hidden = int(c2 * check_number(name, "e", e))
+        hidden = int(c2 * width_share(name, e))
         if hidden < 2 or hidden % 2 or c2 % 2:
             raise YoloAttnError(
                 f"{name}: out_channels={c2} is not accepted with e={e!r} (accepted: an even number "
@@ -180,7 +187,7 @@ class GSBottleneck(nn.Module):
         check_flag(name, "second_act", second_act)
         check_choice(name, "shuffle", shuffle, SHUFFLES)
         check_choice(name, "shortcut", shortcut, SHORTCUTS)
-        k = check_int(name, "shortcut_kernel", shortcut_kernel, odd=True)
+        k = kernel_side(name, shortcut_kernel, "shortcut_kernel")
         conv = host_conv()
         self.cv1 = GSConv(c1, hidden, 1, 1, act, shuffle)
         self.cv2 = GSConv(hidden, c2, 3, 1, act if second_act else "none", shuffle)
@@ -260,7 +267,7 @@ class VoVGSCSP(nn.Module):
         c1 = check_channels(name, channels)
         c2 = self.out_channels = out_width(name, out_channels, c1)
         check_flag(name, "shortcut", shortcut)
-        c = even_width(name, "hidden width", int(c2 * check_number(name, "e", e)))
+        c = even_width(name, "hidden width", int(c2 * width_share(name, e)))
         check_int(name, "hidden width", c)
         self.form = check_choice(name, "form", form, STAGES)
         check_int(name, "n", n)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from yolo_attn.blocks._common import check_channels, check_int
-from yolo_attn.layers._common import activation, host_conv, out_width
+from yolo_attn.blocks._common import check_channels
+from yolo_attn.layers._common import activation, checked_stride, host_conv, kernel_side, out_width
 from yolo_attn.ops.space_to_depth import pad_to_multiple, space_to_depth
 from yolo_attn.registry import register
 
@@ -18,7 +18,6 @@ from yolo_attn.registry import register
     layer=True,
     paper="Sunkara, Luo: No More Strided Convolutions or Pooling: A New CNN Building Block for "
     "Low-Resolution Images and Small Objects, ECML PKDD 2022, arXiv 2208.03641",
-    aliases=("SPD",),
     cost="time O(k^2 N C C_out) for N input positions, s^2 k^2 C C_out parameters: s^2 times a "
     "strided convolution of the same kernel",
     placement="in place of the strided convolutions of backbone and neck",
@@ -54,8 +53,8 @@ class SPDConv(nn.Module):
         super().__init__()
         c1 = check_channels("SPDConv", channels)
         c2 = self.out_channels = out_width("SPDConv", out_channels, c1)
-        k = check_int("SPDConv", "kernel_size", kernel_size, odd=True)
-        self.scale = check_int("SPDConv", "scale", scale)
+        k = kernel_side("SPDConv", kernel_size)
+        self.scale = checked_stride("SPDConv", scale, "scale")
         self.conv = host_conv()(scale**2 * c1, c2, k, 1, act=activation("SPDConv", "act", act))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from yolo_attn.blocks._common import (
 )
 from yolo_attn.blocks._norm import batch_norm
 from yolo_attn.errors import YoloAttnError
-from yolo_attn.layers._common import kept_width, plain_activation
+from yolo_attn.layers._common import kept_width, kernel_side, plain_activation
 from yolo_attn.registry import register
 
 
@@ -137,7 +137,7 @@ class ScConv(nn.Module):
         super().__init__()
         c = check_channels("ScConv", channels, 2)
         self.out_channels = kept_width("ScConv", out_channels, c)
-        k = check_int("ScConv", "kernel_size", kernel_size, odd=True)
+        k = kernel_side("ScConv", kernel_size)
         if isinstance(stride, bool) or stride != 1:
             raise YoloAttnError(f"ScConv: stride={stride!r} is not accepted (accepted: 1)")
         check_int("ScConv", "group_num", group_num)

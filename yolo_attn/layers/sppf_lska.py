@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from yolo_attn.blocks._common import check_channels, check_int
 from yolo_attn.blocks._separable_kernel import SeparableKernelGate
-from yolo_attn.layers._common import host_conv, out_width
+from yolo_attn.layers._common import host_conv, kernel_side, out_width
 from yolo_attn.layers.sim_sppf import serial_pyramid
 from yolo_attn.registry import register
 
@@ -19,7 +19,6 @@ from yolo_attn.registry import register
     layer=True,
     paper="Lau, Po, Rehman: Large Separable Kernel Attention: Rethinking the Large Kernel "
     "Attention Design in CNN, 2023, arXiv 2309.01439",
-    aliases=("SPPF_LSKA",),
     cost="time O(N C (6.5 C + 32)) at equal widths: the 1 x 1 layer of the gate takes 4 C^2 of it",
     placement="behind the backbone, in place of SPPF",
     width_options=("out_channels",),
@@ -51,7 +50,7 @@ class SPPFLSKA(nn.Module):
         super().__init__()
         c1 = check_int("SPPFLSKA", "channels", check_channels("SPPFLSKA", channels), minimum=2)
         c2 = self.out_channels = out_width("SPPFLSKA", out_channels, c1)
-        self.k = check_int("SPPFLSKA", "kernel_size", kernel_size, odd=True)
+        self.k = kernel_side("SPPFLSKA", kernel_size)
         conv = host_conv()
         self.cv1 = conv(c1, c1 // 2, 1, 1)
         self.cv2 = conv(4 * (c1 // 2), c2, 1, 1)

@@ -13,8 +13,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from yolo_attn.blocks._common import bias_of, check_channels, check_choice, check_int
-from yolo_attn.layers._common import ACTIVATIONS, activation, host_conv, out_width
+from yolo_attn.blocks._common import bias_of, check_channels, check_choice
+from yolo_attn.layers._common import ACTIVATIONS, activation, host_conv, kernel_side, out_width
 from yolo_attn.registry import register
 
 # Of the authors' own list.
@@ -59,7 +59,7 @@ class EUCB(nn.Module):
         super().__init__()
         c1 = check_channels("EUCB", channels)
         c2 = self.out_channels = out_width("EUCB", out_channels, c1)
-        k = check_int("EUCB", "kernel_size", kernel_size, odd=True)
+        k = kernel_side("EUCB", kernel_size)
         check_choice("EUCB", "act", act, [None, "none", *ACTIVATIONS, *SLOPED])
         f: Any = SLOPED[act]() if act in SLOPED else activation("EUCB", "act", act)
         self.smooth = host_conv()(c1, c1, k, 1, g=c1, act=f)

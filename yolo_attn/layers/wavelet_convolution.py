@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from yolo_attn.blocks._common import check_channels, check_flag, check_int, module_list
-from yolo_attn.layers._common import kept_width
+from yolo_attn.layers._common import checked_stride, kept_width, kernel_side
 from yolo_attn.ops.haar import haar_bands, haar_cells
 from yolo_attn.ops.space_to_depth import pad_to_multiple
 from yolo_attn.registry import register
@@ -58,8 +58,8 @@ class WTConv(nn.Module):
         super().__init__()
         c = check_channels("WTConv", channels)
         self.out_channels = kept_width("WTConv", out_channels, c)
-        k = check_int("WTConv", "kernel_size", kernel_size, odd=True)
-        self.stride = check_int("WTConv", "stride", stride)
+        k = kernel_side("WTConv", kernel_size)
+        self.stride = checked_stride("WTConv", stride)
         count = check_int("WTConv", "levels", levels)
         check_flag("WTConv", "bias", bias)
         self.base = nn.Conv2d(c, c, k, padding=k // 2, groups=c, bias=bias)

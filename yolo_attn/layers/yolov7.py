@@ -13,10 +13,9 @@ from yolo_attn.blocks._common import (
     check_channel_list,
     check_channels,
     check_int,
-    check_number,
 )
 from yolo_attn.errors import YoloAttnError
-from yolo_attn.layers._common import host_conv, out_width
+from yolo_attn.layers._common import host_conv, kernel_side, out_width, width_share
 from yolo_attn.registry import register
 
 PAPER = (
@@ -57,8 +56,8 @@ class SPPCSPC(nn.Module):
         super().__init__()
         c1 = check_channels("SPPCSPC", channels)
         c2 = self.out_channels = out_width("SPPCSPC", out_channels, c1)
-        k = check_int("SPPCSPC", "kernel_size", kernel_size, odd=True)
-        c = check_int("SPPCSPC", "hidden width", int(2 * c2 * check_number("SPPCSPC", "e", e)))
+        k = kernel_side("SPPCSPC", kernel_size)
+        c = check_int("SPPCSPC", "hidden width", int(2 * c2 * width_share("SPPCSPC", e)))
         conv = host_conv()
         self.cv1 = conv(c1, c, 1, 1)
         self.cv2 = conv(c1, c, 1, 1)

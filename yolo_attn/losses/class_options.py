@@ -40,7 +40,7 @@ def expand_class(value: Any, where: str) -> tuple[dict[str, Any], list[str]]:
         )
     name = given["cls"]
     name = name.lower().replace("-", "_") if isinstance(name, str) else name
-    if name not in CLASS_OPTIONS:
+    if name not in tuple(CLASS_OPTIONS):  # a list cannot be looked up in a dictionary
         hint = did_you_mean(name, CLASS_OPTIONS)
         raise YoloAttnError(f"{where}: {name!r}{hint} (accepted: {', '.join(CLASS_OPTIONS)})")
     limits = CLASS_OPTIONS[name]

@@ -228,7 +228,8 @@ def _focusing(value: dict[str, Any], spec: dict[str, Any], warnings: list[str]) 
 def _wise(value: Any, warnings: list[str]) -> dict[str, Any]:
     given = value if isinstance(value, dict) else {"version": value}
     version = given.get("version", 3)
-    if isinstance(version, bool) or version not in WISE:
+    # A list or mapping cannot be looked up in a dictionary: it would be a traceback.
+    if isinstance(version, bool) or version not in tuple(WISE):
         raise YoloAttnError(f"loss wise: version {version!r} (accepted: 1, 2, 3)")
     wise: dict[str, Any] = {"version": int(version), **WISE[version]}
     for key, setting in given.items():

@@ -9,6 +9,7 @@ from types import FunctionType
 from typing import Any
 
 from yolo_attn.errors import YoloAttnError
+from yolo_attn.host import foreign
 
 
 def new_model(original: FunctionType, model: Any, cfg: Any, *args: Any, **kwargs: Any) -> Any:
@@ -18,10 +19,12 @@ def new_model(original: FunctionType, model: Any, cfg: Any, *args: Any, **kwargs
     except YoloAttnError:
         raise
     except Exception as error:
+        if foreign():
+            raise  # of our rows the parser has spoken
         from ultralytics.nn import tasks
 
-        from yolo_attn.seam import dry_run
-        from yolo_attn.seam.model_checks import names_ours
+        from yolo_attn.overlay import dry_run
+        from yolo_attn.overlay.model_checks import names_ours
 
         try:
             d = tasks.yaml_model_load(cfg)

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import re
 import sys
+import threading
 from pathlib import Path
 from types import FunctionType
 from typing import Any
 
 from yolo_attn.errors import YoloAttnError
-from yolo_attn.seam.provenance import stamp_checkpoint
+from yolo_attn.overlay.location import note_checkpoint
+from yolo_attn.overlay.provenance import stamp_checkpoint
+from yolo_attn.registry import load_all
 
 PACKAGE = "yolo_attn"
 
@@ -24,20 +27,24 @@ def torch_safe_load(original: FunctionType, weight: Any, safe_only: bool | None 
         YoloAttnError: The checkpoint holds blocks of ours and is damaged or of another version.
     """
     if safe_only or (safe_only is None and original.__globals__.get("SAFE_LOAD", False)):
-        allow_blocks()
+        allow_blocks(weight)
+    # Unpickling imports single modules of blocks, and another thread the package that imports them
+    # all: each would wait for the other.
+    if holds_ours(weight):
+        load_all()
     guarded = FunctionType(original.__code__, {**original.__globals__, **_guards(original, weight)})
     guarded.__defaults__ = original.__defaults__
     guarded.__kwdefaults__ = original.__kwdefaults__
     try:
         # Versions differ in the default of safe_only: pass it on only if it was given.
         result = guarded(weight) if safe_only is None else guarded(weight, safe_only)
-        _walk(result[0])
+        _walk(result[0], weight)
         return result
     except (YoloAttnError, FileNotFoundError):
         raise
     except Exception as error:
         # "ERROR ..." is Ultralytics' own explanation; files without our name are its to explain.
-        if str(error).startswith("ERROR") or not _holds_ours(weight):
+        if str(error).startswith("ERROR") or not holds_ours(weight):
             raise
         missing = re.search(r"attribute '(\w+)' on <module '(yolo_attn[\w.]*)'", str(error))
         if missing:
@@ -54,16 +61,17 @@ def torch_safe_load(original: FunctionType, weight: Any, safe_only: bool | None 
         ) from error
 
 
-def _walk(checkpoint: Any) -> None:
+def _walk(checkpoint: Any, weight: Any) -> None:
     """Visit all modules once: one that lost its parts in the file fails here, not in a forward.
 
-    A model of ours learns which version it is of.
+    A model of ours learns which version it is of, and messages where any model is from.
     """
     for key in ("ema", "model"):
         model = checkpoint.get(key) if isinstance(checkpoint, dict) else None
         for _ in model.modules() if model is not None and hasattr(model, "modules") else ():
             pass
         stamp_checkpoint(model)
+        note_checkpoint(getattr(model, "yaml", None), str(weight))
 
 
 def _guards(original: FunctionType, weight: Any) -> dict[str, Any]:
@@ -104,16 +112,27 @@ def _other_version(weight: Any, name: str | None) -> YoloAttnError:
     )
 
 
-def _holds_ours(weight: Any) -> bool:
+def holds_ours(weight: Any) -> bool:
     """Whether a checkpoint's pickle (stored uncompressed) names a module of ours."""
+    return Path(str(weight)).is_file() and _mentions(weight, {PACKAGE})
+
+
+def _mentions(weight: Any, packages: set[str]) -> bool:
+    """Whether a checkpoint names one of these packages; True where the file is not there yet."""
     try:
-        return PACKAGE.encode() in Path(str(weight)).read_bytes()
+        data = Path(str(weight)).read_bytes()
     except OSError:
-        return False
+        return True
+    return any(package.encode() in data for package in packages)
 
 
-def allow_blocks() -> None:
-    """Let ``torch.load(weights_only=True)`` build the modules of registered blocks."""
+def allow_blocks(weight: Any = None) -> None:
+    """Let ``torch.load(weights_only=True)`` build the modules of registered blocks.
+
+    Args:
+        weight: The checkpoint; of a file that is there, only what it names is allowed. Every class
+            that is allowed makes every restricted load of the process slower.
+    """
     import torch
     from torch import nn
 
@@ -121,14 +140,45 @@ def allow_blocks() -> None:
     from yolo_attn.seam import host_modules
 
     modules = {block_info(name).cls.__module__ for name in (*list_blocks(), *list_layers())}
-    # Our own blocks are also made of parts in modules that register nothing.
-    modules |= {name for name in sys.modules if name.startswith("yolo_attn.blocks.")}
+    # Our own blocks are also made of parts in modules that register nothing. Other threads import
+    # and unpickle meanwhile: dictionaries are copied before they are gone through.
+    modules |= {name for name in list(sys.modules) if name.startswith("yolo_attn.blocks.")}
     modules |= {"yolo_attn.blocks.identity_start", host_modules.__name__}
-    torch.serialization.add_safe_globals(
-        [
-            cls
-            for module in sorted(modules)
-            for cls in vars(sys.modules[module]).values()
-            if isinstance(cls, type) and issubclass(cls, nn.Module) and cls.__module__ == module
-        ]
-    )
+    if not _mentions(weight, {name.partition(".")[0] for name in modules}):
+        return
+    named = _named(weight)
+    classes: list[Any] = [
+        cls
+        for module in sorted(modules)
+        for cls in list(vars(sys.modules.get(module, torch)).values())
+        if isinstance(cls, type) and issubclass(cls, nn.Module) and cls.__module__ == module
+        if named is None or f"{module}.{cls.__qualname__}" in named
+    ]
+    if classes:
+        # Ultralytics holds its lock while it adds classes of its own; torch has none, and a set
+        # that two threads replace loses what one of them added.
+        with _lock_of_host():
+            torch.serialization.add_safe_globals(classes)
+
+
+def _named(weight: Any) -> set[str] | None:
+    """Classes that a checkpoint on disk names, beyond those of torch; None where it cannot say."""
+    import torch
+
+    names = getattr(torch.serialization, "get_unsafe_globals_in_checkpoint", None)
+    if names is None or not Path(str(weight)).is_file():
+        return None
+    try:
+        return set(names(weight))
+    except Exception:  # no archive of torch.save; the loader itself will say so
+        return None
+
+
+_OWN_LOCK = threading.Lock()
+
+
+def _lock_of_host() -> Any:
+    """The lock under which Ultralytics changes torch's list of allowed classes, if it has one."""
+    from ultralytics.nn import tasks
+
+    return getattr(getattr(tasks, "_SafeLoad", None), "_lock", None) or _OWN_LOCK

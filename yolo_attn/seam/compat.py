@@ -14,16 +14,10 @@
 from __future__ import annotations
 
 from yolo_attn.errors import YoloAttnError
+from yolo_attn.overlay.modules import host_version
 
 OLDEST = "8.3.0"
 REPORT = "the issue tracker of yolo-attn"
-
-
-def host_version() -> str:
-    """Version of the installed Ultralytics."""
-    import ultralytics
-
-    return str(ultralytics.__version__)
 
 
 class UnexpectedHostError(YoloAttnError):

@@ -7,7 +7,7 @@ from types import FunctionType
 from typing import Any
 
 from yolo_attn.errors import YoloAttnError
-from yolo_attn.seam.location import PROVENANCE
+from yolo_attn.overlay.location import PROVENANCE
 
 
 def setup_model(original: FunctionType, trainer: Any) -> Any:

@@ -11,11 +11,10 @@ import yaml
 
 from yolo_attn import __version__
 from yolo_attn.errors import YoloAttnError
-from yolo_attn.paths import is_shipped
-from yolo_attn.seam.location import PROVENANCE
-from yolo_attn.seam.model_checks import names_ours
-from yolo_attn.seam.overlay import (
-    expand,
+from yolo_attn.overlay.expand import expand
+from yolo_attn.overlay.location import PROVENANCE, forget_checkpoint
+from yolo_attn.overlay.model_checks import names_ours
+from yolo_attn.overlay.model_files import (
     is_overlay,
     read_yaml,
     refuse_lost_scale,
@@ -23,6 +22,7 @@ from yolo_attn.seam.overlay import (
     syntax_error,
     without_scale,
 )
+from yolo_attn.paths import is_shipped
 
 
 def yaml_model_load(original: FunctionType, path: Any) -> dict[str, Any]:
@@ -36,7 +36,9 @@ def yaml_model_load(original: FunctionType, path: Any) -> dict[str, Any]:
     except Exception:
         # Versions wrap YAML's own error differently, so the file is read once more to know.
         _refuse_broken_yaml(_find(original, path))
-        raise
+        d = _in_folder(original, path)
+        if d is None:
+            raise
     d, file = _as_named(original, path, d)
     if is_overlay(d):
         overlay = {k: v for k, v in d.items() if k not in ("scale", "yaml_file")}
@@ -46,6 +48,7 @@ def yaml_model_load(original: FunctionType, path: Any) -> dict[str, Any]:
         d[PROVENANCE] = {"version": __version__}
     if file is not None:
         refuse_lost_scale(path, file, d)
+    forget_checkpoint(d)
     return d
 
 
@@ -65,7 +68,32 @@ def _as_named(original: FunctionType, path: Any, d: dict[str, Any]) -> tuple[Any
         own = read_yaml(exact)
         if is_overlay(own) or is_overlay(d) or is_shipped(exact) or is_shipped(scaleless):
             return {**own, "scale": scale_of(path), "yaml_file": str(path)}, exact
+    elif scaleless and not exact and _lookup(original, _scaleless_path(path)) != scaleless:
+        # Another file, in the folder that Ultralytics made of this one's name.
+        own = read_yaml(scaleless)
+        if is_overlay(own):
+            return {**own, "scale": scale_of(path), "yaml_file": str(path)}, scaleless
     return d, exact or scaleless
+
+
+def _scaleless_path(path: Any) -> str:
+    """What Ultralytics makes of a path to find the file without a scale letter."""
+    return re.sub(r"(\d+)([nslmx])(.+)?$", r"\1\3", str(path))
+
+
+def _in_folder(original: FunctionType, path: Any) -> dict[str, Any] | None:
+    """A model of ours that Ultralytics does not find, for it changes the folder's name.
+
+    It takes the scale letter out of the whole path: of run1n/yolov8n-mine.yaml it looks for
+    run1/yolov8n-mine.yaml.
+    """
+    found = _lookup(original, without_scale(str(path)))
+    if found is None:
+        return None
+    own = read_yaml(found)
+    if not (is_overlay(own) or names_ours(own)):
+        return None
+    return {**own, "scale": scale_of(path), "yaml_file": str(path)}
 
 
 def _find(original: FunctionType, path: Any) -> Path | None:

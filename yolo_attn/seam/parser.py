@@ -9,9 +9,9 @@ the stock evaluation of string arguments and the stock chain of ``if m in ...``;
 from __future__ import annotations
 
 import ast
-import importlib
 import inspect
 import textwrap
+import threading
 from ast import unparse
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,15 +21,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from yolo_attn.errors import YoloAttnError, did_you_mean
+from yolo_attn.errors import YoloAttnError
+from yolo_attn.host import foreign
+from yolo_attn.overlay.location import PROVENANCE, Location
+from yolo_attn.overlay.meaning import is_ours, kept_rows, say_whose
+from yolo_attn.overlay.model_checks import check_model, names_ours
+from yolo_attn.overlay.modules import INDEX, check_modules, refuse_unknown_block, stock_module
+from yolo_attn.overlay.provenance import STAMP, version_of
+from yolo_attn.overlay.row_guards import point_to_migrate, refuse_width, scaled
 from yolo_attn.paths import find_shipped
-from yolo_attn.registry import BlockInfo, find_block, known_names
-from yolo_attn.seam.compat import UnexpectedHostError, host_version
+from yolo_attn.registry import BlockInfo, find_block, load_all
+from yolo_attn.seam.compat import UnexpectedHostError
 from yolo_attn.seam.host_modules import Index
-from yolo_attn.seam.location import PROVENANCE, Location
 from yolo_attn.seam.loss_choice import check_loss
-from yolo_attn.seam.model_checks import check_model, names_ours
-from yolo_attn.seam.provenance import STAMP, version_of
 from yolo_attn.seam.repeats import with_repeats
 from yolo_attn.versions import made_before, made_by
 
@@ -39,15 +43,18 @@ HELPER = "__yolo_attn_row__"
 def parse_model(original: FunctionType, d: dict[str, Any], ch: int, verbose: bool = True) -> Any:
     """Ultralytics' ``parse_model``, for stock rows and for ours."""
     check_loss(d)
-    if not isinstance(d, dict) or not (PROVENANCE in d or _of_the_zoo(d)):
-        return _parse_model(original, d, ch, verbose)
-    conv = original.__globals__["Conv"]
-    activation = conv.default_act
-    try:
-        return _parse_model(original, d, ch, verbose)
-    finally:
-        # Up to 8.4.150 a model's `activation` stays for every model that is built after it.
-        conv.default_act = activation
+    load_all()  # before the lock: somebody's block may build a model while it is imported
+    # A model's `activation` is one of the whole process while the model is built.
+    with _BUILDING:
+        if not isinstance(d, dict) or not (PROVENANCE in d or _of_the_zoo(d)):
+            return _parse_model(original, d, ch, verbose)
+        conv = original.__globals__["Conv"]
+        activation = conv.default_act
+        try:
+            return _parse_model(original, d, ch, verbose)
+        finally:
+            # Up to 8.4.150 it stays for every model that is built after it.
+            conv.default_act = activation
 
 
 def _of_the_zoo(d: dict[str, Any]) -> bool:
@@ -56,16 +63,17 @@ def _of_the_zoo(d: dict[str, Any]) -> bool:
 
 def _parse_model(original: FunctionType, d: dict[str, Any], ch: int, verbose: bool) -> Any:
     rows = _rows(d)
-    if not names_ours(d) and not any(_is_ours(row[2], original) for row in rows or ()):
-        _refuse_misspelt_block(d, rows, original)
+    if not names_ours(d) and not any(_lacks_index(row[2], original) for row in rows or ()):
+        refuse_unknown_block(d, rows, original)
         return original(d, ch, verbose)
 
-    where = Location(d)
+    where, kept = Location(d), kept_rows(d)
     check_model(d, where)
-    _refuse_misspelt_block(d, rows, original)
+    refuse_unknown_block(d, rows, original)
     check_modules(d, where)
+    say_whose(d, kept, original.__globals__)
     extended = FunctionType(
-        _extended_code(original), {**original.__globals__, HELPER: Rows(original, where)}
+        _extended_code(original), {**original.__globals__, HELPER: Rows(original, where, kept)}
     )
     extended.__defaults__ = original.__defaults__
     # The rebuilt function must see the module's globals as they are now, and write none of its own.
@@ -78,10 +86,16 @@ def _parse_model(original: FunctionType, d: dict[str, Any], ch: int, verbose: bo
     except YoloAttnError:
         raise
     except Exception as error:
+        if foreign() and not helper.is_ours():
+            raise
         raise YoloAttnError(
             f"{where.of_layer(helper.index)}: {helper.name} could not be built "
             f"({type(error).__name__}: {error})"
         ) from error
+
+
+def _lacks_index(name: Any, original: FunctionType) -> bool:
+    return bool(name == INDEX) and not stock_module(name, original.__globals__)
 
 
 def _rows(d: Any) -> list[Any] | None:
@@ -91,68 +105,6 @@ def _rows(d: Any) -> list[Any] | None:
         return rows if all(len(row) == 4 for row in rows) else None
     except (TypeError, KeyError):
         return None
-
-
-def stock_module(name: Any, tasks_globals: dict[str, Any]) -> bool:
-    """Whether the installed ``parse_model`` resolves this module name itself."""
-    if not isinstance(name, str):
-        return False
-    for prefix in ("nn.", "torchvision.ops."):
-        if name.startswith(prefix):
-            holder = importlib.import_module("torch.nn" if prefix == "nn." else prefix[:-1])
-            found = getattr(holder, name[len(prefix) :], None)
-            return isinstance(found, type) and issubclass(found, nn.Module)
-    found = tasks_globals.get(name)
-    return isinstance(found, type) and issubclass(found, nn.Module)
-
-
-def known_module(name: Any, tasks_globals: dict[str, Any]) -> bool:
-    """Whether a row may name this module."""
-    return (
-        stock_module(name, tasks_globals) or name == Index.__name__ or find_block(name) is not None
-    )
-
-
-def _is_ours(name: Any, original: FunctionType) -> bool:
-    return not stock_module(name, original.__globals__) and known_module(name, original.__globals__)
-
-
-def _refuse_misspelt_block(
-    d: dict[str, Any], rows: list[Any] | None, original: FunctionType
-) -> None:
-    """Name the nearest blocks for an unknown module; stock says a bare KeyError."""
-    for i, row in enumerate(rows or ()):
-        name = row[2]
-        if (
-            not isinstance(name, str)
-            or known_module(name, original.__globals__)
-            or name in original.__globals__
-        ):
-            continue
-        # Near one of ours, or in a model of ours: the error is ours to explain. Else it is
-        # Ultralytics'.
-        hint = did_you_mean(name, known_names())
-        if hint or "yolo_attn" in d or any(_is_ours(r[2], original) for r in rows or ()):
-            raise YoloAttnError(
-                f"{Location(d).of_layer(i)}: unknown block {name!r}{hint or ','} neither "
-                f"Ultralytics {host_version()} nor yolo_attn has it (`yolo-attn blocks` lists ours)"
-            )
-
-
-def check_modules(d: dict[str, Any], where: Location) -> None:
-    """Refuse rows that name something else than a module (stock would call any name it imports).
-
-    Raises:
-        YoloAttnError: Names file, row and name.
-    """
-    from ultralytics.nn import tasks
-
-    for i, row in enumerate([*d["backbone"], *d["head"]]):
-        if not known_module(row[2], vars(tasks)):
-            raise YoloAttnError(
-                f"{where.of_layer(i)}: {row[2]!r} is no module of Ultralytics {host_version()}, "
-                f"torch.nn, torchvision.ops or yolo_attn{did_you_mean(row[2], known_names())}"
-            )
 
 
 @dataclass
@@ -168,9 +120,16 @@ class Row:
 class Rows:
     """Called by the extended ``parse_model`` at each row; None for stock rows."""
 
-    def __init__(self, original: FunctionType, where: Location):
-        self.original, self.where = original, where
+    def __init__(self, original: FunctionType, where: Location, kept: set[int]):
+        self.original, self.where, self.kept = original, where, kept
         self.index, self.name = 0, ""
+
+    def is_ours(self) -> bool:
+        """Whether the row at hand is one of ours."""
+        known = self.original.__globals__
+        return is_ours(self.index, self.name, self.kept, known) or _lacks_index(
+            self.name, self.original
+        )
 
     def __call__(self, local: dict[str, Any]) -> Row | None:
         """Resolve the row that the loop's local variables hold."""
@@ -183,7 +142,7 @@ class Rows:
                     f"{self.where.of_layer(i)}: {name} reads layer {source}, which has several "
                     "outputs; put an Index row in between that picks one"
                 )
-        if not picks_ours and not _is_ours(name, self.original):
+        if not picks_ours and not self.is_ours():
             return None
         info = find_block(name)
         try:
@@ -206,11 +165,16 @@ class Rows:
                     f"{info.name}: identity_start={identity_start!r} is not accepted (accepted: "
                     "true, false)"
                 )
+        file = self.where.source
+        refuse_width(info, args, channels, local, file)
         args, n = with_repeats(info, args, n, local)
-        options = self._scaled(info, info.bind(args), local)
         cls: type[nn.Module] = info.cls
-        positional: list[Any] = [channels, *options]
-        probe = _probe(cls, positional)
+        try:
+            options = scaled(info, info.bind(args), local)
+            positional: list[Any] = [channels, *options]
+            probe = _probe(cls, positional)
+        except YoloAttnError as error:
+            raise point_to_migrate(error, args, file) from None
         dimension = getattr(probe, "map_dimension", 2)
         if dimension != 2:
             raise YoloAttnError(
@@ -273,25 +237,6 @@ class Rows:
         channels = [ch[s] for s in sources]
         return channels if info.takes_list else channels[0]
 
-    @staticmethod
-    def _scaled(info: BlockInfo, options: list[Any], local: dict[str, Any]) -> list[Any]:
-        """Channel options scaled with the model's width, as Ultralytics scales its own."""
-        from ultralytics.utils.ops import make_divisible
-
-        width, max_channels = local.get("width", 1.0), local.get("max_channels", float("inf"))
-
-        def scaled(value: Any) -> Any:
-            if isinstance(value, (list, tuple)):
-                return [scaled(v) for v in value]
-            if isinstance(value, bool) or not isinstance(value, int):
-                return value
-            return make_divisible(min(value, max_channels) * width, 8)
-
-        return [
-            scaled(value) if name in info.width_options else value
-            for name, value in zip(info.options, options)
-        ]
-
 
 def _probe(cls: type[nn.Module], args: list[Any]) -> nn.Module:
     """Build the block to learn its output channels, leaving the random state as it is."""
@@ -307,6 +252,7 @@ def _probe(cls: type[nn.Module], args: list[Any]) -> nn.Module:
 
 
 _CODE: dict[CodeType, CodeType] = {}
+_BUILDING = threading.RLock()
 
 
 def _extended_code(original: FunctionType) -> CodeType:

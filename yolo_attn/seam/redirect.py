@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import threading
 from types import FunctionType
 from typing import Any, Callable
 
 _ORIGINALS: dict[str, FunctionType] = {}
+_IMPORTING = threading.RLock()
 
 
 def redirect(function: Any, handler: str) -> bool:
@@ -53,6 +55,27 @@ def redirect(function: Any, handler: str) -> bool:
     return True
 
 
+def fits(function: Any, handler: str) -> bool:
+    """Whether a handler takes what calls of `function` would pass on: a fork may have changed it.
+
+    Args:
+        function: A function of a fork.
+        handler: ``"module:function"``; imported now.
+    """
+    if not isinstance(function, FunctionType):
+        return False
+    kinds = [p.kind for p in inspect.signature(function).parameters.values()]
+    names = [
+        p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY
+    ]
+    count = sum(kind <= inspect.Parameter.POSITIONAL_OR_KEYWORD for kind in kinds)
+    try:
+        inspect.signature(_imported(handler)).bind(None, *[None] * count, **dict.fromkeys(names))
+    except (TypeError, ImportError, AttributeError):
+        return False
+    return True
+
+
 def original_of(name: str) -> FunctionType:
     """The original of a redirected function, by its full name."""
     return _ORIGINALS[name]
@@ -60,9 +83,15 @@ def original_of(name: str) -> FunctionType:
 
 def call(key: str, handler: str, *args: Any, **kwargs: Any) -> Any:
     """Call the handler with the original function in front of the arguments."""
+    return _imported(handler)(_ORIGINALS[key], *args, **kwargs)
+
+
+def _imported(handler: str) -> Callable[..., Any]:
+    """The handler; one thread at a time imports, as modules of ours import each other."""
     module, name = handler.split(":")
-    function: Callable[..., Any] = getattr(importlib.import_module(module), name)
-    return function(_ORIGINALS[key], *args, **kwargs)
+    with _IMPORTING:
+        function: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return function
 
 
 def _is_redirected(function: FunctionType) -> bool:

@@ -10,8 +10,8 @@ from typing import Any
 
 from yolo_attn import __version__
 from yolo_attn.errors import YoloAttnError
-from yolo_attn.seam.location import PROVENANCE, Location, check_rows
-from yolo_attn.seam.taps import find_taps
+from yolo_attn.overlay.location import PROVENANCE, Location, check_rows
+from yolo_attn.overlay.taps import find_taps
 
 
 def with_backbone(base: dict[str, Any], rows: list[list[Any]], name: str) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from typing import Any
 from torch import Tensor
 
 from yolo_attn.errors import YoloAttnError
-from yolo_attn.seam.dry_run import SIDE, run
-from yolo_attn.seam.location import PROVENANCE
+from yolo_attn.overlay.dry_run import SIDE, run
+from yolo_attn.overlay.location import PROVENANCE
 
 LEVELS = {2**k: k for k in range(2, 8)}  # stride -> level
 

@@ -15,61 +15,36 @@ taps and indices of the entries above then count in the result.
 
 from __future__ import annotations
 
-import re
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from yolo_attn import __version__
 from yolo_attn.errors import YoloAttnError, did_you_mean
-from yolo_attn.paths import is_shipped, zoo_dir
-from yolo_attn.registry import find_block, known_names
-from yolo_attn.seam.graph import Graph, Node
-from yolo_attn.seam.location import PROVENANCE, Location
-from yolo_attn.seam.model_checks import check_model, check_size
-from yolo_attn.seam.new_backbone import with_backbone
-from yolo_attn.seam.places import find_places, listed, split_branch
+from yolo_attn.overlay.graph import Graph, Node
+from yolo_attn.overlay.location import PROVENANCE, Location
+from yolo_attn.overlay.model_checks import check_model, check_size
+from yolo_attn.overlay.model_files import (
+    find_model_yaml,
+    is_overlay,
+    model_names,
+    read_yaml,
+    refuse_lost_scale,
+    scale_of,
+)
+from yolo_attn.overlay.modules import known_module, unknown
+from yolo_attn.overlay.new_backbone import with_backbone
+from yolo_attn.overlay.places import find_places, listed, split_branch
+from yolo_attn.overlay.row_guards import point_to_migrate
+from yolo_attn.registry import find_block
 
 OWN_KEYS = ("base", "backbone", "insert", "replace", "identity_start")
-LONGEST_NAME = 200  # of a file; most file systems end at 255 bytes
 # What else parse_model and the model classes read from a model YAML.
 MODEL_KEYS = (
     "nc", "scales", "scale", "activation", "depth_multiple", "width_multiple", "max_channels",
     "kpt_shape", "channels", "ch", "reg_max", "end2end", "names", "task", "stride", "text_model",
     "loss",
 )  # fmt: skip
-
-
-def is_overlay(d: Any) -> bool:
-    """Whether a loaded YAML is an overlay rather than a plain model."""
-    return isinstance(d, dict) and "base" in d
-
-
-def read_yaml(path: Path) -> Any:
-    """Load a YAML file.
-
-    Raises:
-        YoloAttnError: It cannot be read or is not YAML; names file, line and column.
-    """
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8", errors="ignore"))
-    except OSError as error:
-        raise YoloAttnError(f"{path}: cannot be read ({error.strerror})") from None
-    except yaml.YAMLError as error:
-        raise YoloAttnError(syntax_error(path, error)) from None
-
-
-def syntax_error(path: Any, error: yaml.YAMLError) -> str:
-    """One line for a YAML syntax error."""
-    mark = getattr(error, "problem_mark", None)
-    where = f" line {mark.line + 1} column {mark.column + 1}" if mark else ""
-    problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-    return (
-        f"{path}{where}: not valid YAML ({problem}); check quotes, brackets, colons and "
-        "indentation there"
-    )
 
 
 def expand(overlay: dict[str, Any], path: Path, requested: Any, scale: str = "") -> dict[str, Any]:
@@ -200,65 +175,6 @@ def _load_base(
     return d
 
 
-def scale_of(name: Any) -> str:
-    """Scale letter of a model's name, by Ultralytics' rule; "" if there is none."""
-    from ultralytics.nn.tasks import guess_model_scale
-
-    return guess_model_scale(name) or ""
-
-
-def without_scale(name: str) -> str:
-    """``yolov8n-nonlocal.yaml -> yolov8-nonlocal.yaml``; folders are left alone."""
-    path = Path(name)
-    return str(path.with_name(re.sub(r"(\d+)([nslmx])(.+)?$", r"\1\3", path.name)))
-
-
-def refuse_lost_scale(name: Any, file: Path, d: dict[str, Any], where: str = "") -> None:
-    """Refuse a scale letter that leads to a model of the zoo without scales (``yolov7n.yaml``).
-
-    Args:
-        name: What was asked for.
-        file: The file that it led to.
-        d: The plain model of that file.
-        where: What the message begins with.
-
-    Raises:
-        YoloAttnError: The letter would be ignored.
-    """
-    if is_shipped(file) and Path(name).stem != file.stem and not d.get("scales"):
-        raise YoloAttnError(
-            f"{where}{name}: does not exist, and {file.name} has no scale letters"
-            f"{did_you_mean(Path(name).name, model_names())}"
-        )
-
-
-def find_model_yaml(name: str, beside: Path) -> Path | None:
-    """Find a model YAML beside another file, in the zoo, or in Ultralytics; None if nowhere."""
-    from ultralytics.utils import ROOT
-
-    for candidate in (name, without_scale(name)):
-        if (
-            max(map(len, [*Path(candidate).parts, ""])) > LONGEST_NAME
-        ):  # the file system would raise
-            continue
-        for folder in (beside, zoo_dir(), zoo_dir() / "bases"):
-            if (folder / candidate).is_file():
-                return folder / candidate
-        if Path(candidate).name == candidate:
-            found = sorted((Path(ROOT) / "cfg" / "models").rglob(candidate))
-            if found:
-                return found[0]
-    return None
-
-
-def model_names() -> list[str]:
-    """File names of all model YAMLs of the zoo and of Ultralytics, sorted."""
-    from ultralytics.utils import ROOT
-
-    folders = [zoo_dir(), Path(ROOT) / "cfg" / "models"]
-    return sorted({p.name for folder in folders for p in folder.rglob("*.yaml")})
-
-
 def _check_keys(overlay: dict[str, Any], base: dict[str, Any], name: str) -> None:
     for key in overlay:
         if key == "head":
@@ -313,7 +229,7 @@ def _row(entry: Any, name: str, label: str, first: str) -> tuple[Any, list[Any]]
             f"{name} {label}: args={args!r} (accepted: a list of options, or one mapping of "
             "keywords)"
         )
-    _check_module(module, f"{name} {label}")
+    _check_module(module, name, label)
     args = args if isinstance(args, list) else [args]
     info = find_block(module)
     if info is not None:
@@ -323,21 +239,16 @@ def _row(entry: Any, name: str, label: str, first: str) -> tuple[Any, list[Any]]
         try:
             info.bind(args if keywords is None else [*args[:-1], keywords])
         except YoloAttnError as error:
-            raise YoloAttnError(f"{name} {label}: {error}") from None
+            said = point_to_migrate(error, args, name)
+            raise YoloAttnError(f"{name} {label}: {said}") from None
     return place, [repeats, module, args]
 
 
-def _check_module(module: str, where: str) -> None:
+def _check_module(module: str, name: str, label: str) -> None:
     from ultralytics.nn import tasks
 
-    from yolo_attn.seam.parser import known_module
-
     if not known_module(module, vars(tasks)):
-        hint = did_you_mean(module, known_names()) or ","
-        raise YoloAttnError(
-            f"{where}: unknown block {module!r}{hint} neither Ultralytics nor yolo_attn knows it "
-            "(`yolo-attn blocks` lists ours)"
-        )
+        raise YoloAttnError(f"{name} {label}: {unknown(module, name, made_here=True)}")
 
 
 def _check_inputs(module: str, after: Any, nodes: list[Node], where: str) -> None:

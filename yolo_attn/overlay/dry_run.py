@@ -9,10 +9,15 @@ from typing import Any
 import torch
 
 from yolo_attn.errors import YoloAttnError
-from yolo_attn.seam.location import Location
-from yolo_attn.seam.model_checks import check_model
-from yolo_attn.seam.parser import check_modules
+from yolo_attn.overlay.location import Location
+from yolo_attn.overlay.model_checks import check_model
+from yolo_attn.overlay.modules import check_modules
 
+# Rows of YOLO-World (v1 and v2), which reads class names besides an image.
+GUIDED_BY_TEXT = {"C2fAttn"}
+CHANGES_TEXT = {"ImagePoolingAttn"}
+TEXT_WIDTH = 512
+HEADS_WITHOUT_TASK = {"RTDETRDecoder"}
 SIDE = 256  # of the square image that is run; every stride up to 128 divides it
 
 
@@ -28,7 +33,7 @@ def load_model_yaml(name: str) -> dict[str, Any]:
         d = tasks.yaml_model_load(name)
     except FileNotFoundError:
         from yolo_attn.errors import did_you_mean
-        from yolo_attn.seam.overlay import model_names
+        from yolo_attn.overlay.model_files import model_names
 
         raise YoloAttnError(
             f"{name}: no such file{did_you_mean(Path(name).name, model_names()) or ','} neither "
@@ -73,7 +78,7 @@ def run(
     where = Location(d)
     check_model(d, where)
     check_modules(d, where)
-    if tasks.guess_model_task(d) is None:
+    if not _is_head(d["head"][-1][2], tasks.guess_model_task(d)):
         last = len(d["backbone"]) + len(d["head"]) - 1
         raise YoloAttnError(
             f"{where.of_layer(last)}: the last row is {d['head'][-1][2]}, which is no head "
@@ -99,13 +104,14 @@ def run(
                 # Without data it costs more than all else together, and it changes no shape.
                 module.forward = _unchanged  # type: ignore[method-assign, assignment]  # an instance's own
         x: Any = torch.empty(1, channels, side, side)
+        text = torch.empty(1, int(d.get("nc") or 80), TEXT_WIDTH)
         outputs: list[Any] = []
         for layer in list(model)[:-1]:
             if layer.f != -1:
                 f = layer.f
                 x = outputs[f] if isinstance(f, int) else [x if j == -1 else outputs[j] for j in f]
             try:
-                x = layer(x)
+                x, text = _through(layer, x, text)
             except Exception as error:
                 name = str(layer.type).rsplit(".", 1)[-1]
                 raise YoloAttnError(
@@ -121,6 +127,27 @@ def run(
                     )
             outputs.append(x)
     return model, outputs
+
+
+def _is_head(name: str, task: str | None) -> bool:
+    """Whether a model may end in this row; Ultralytics guesses no task of an RT-DETR's."""
+    return task is not None or name in HEADS_WITHOUT_TASK
+
+
+def _through(layer: Any, x: Any, text: torch.Tensor) -> tuple[Any, torch.Tensor]:
+    """One layer's output, and the text features after it, as YOLO-World's own forward pass has it.
+
+    Args:
+        layer: A row of a model.
+        x: What it reads.
+        text: Features of the classes' names: (1, classes, 512).
+    """
+    kind = type(layer).__name__
+    if kind in GUIDED_BY_TEXT:
+        return layer(x, text), text
+    if kind in CHANGES_TEXT:
+        return x, layer(x, text)
+    return layer(x), text
 
 
 def _unchanged(x: torch.Tensor) -> torch.Tensor:

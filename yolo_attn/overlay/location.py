@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from yolo_attn.errors import YoloAttnError
@@ -9,15 +10,63 @@ from yolo_attn.errors import YoloAttnError
 PROVENANCE = "yolo_attn"
 
 
+# Rows of a model -> the checkpoint that it was read from, in this process.
+_CHECKPOINTS: dict[str, str] = {}
+NESTED = (list, tuple, dict, set)
+
+
+def note_checkpoint(d: Any, file: str) -> None:
+    """Remember for messages that a model of these rows was read from this checkpoint."""
+    if isinstance(d, dict):
+        _CHECKPOINTS[_key(d)] = file
+
+
+def forget_checkpoint(d: Any) -> None:
+    """A YAML with these rows was read: it is the file that a user has in hand."""
+    if isinstance(d, dict):
+        _CHECKPOINTS.pop(_key(d), None)
+
+
+def _key(d: dict[str, Any]) -> str:
+    """Names and plain arguments of the rows; nothing nested, which aliases may blow up."""
+    said: list[Any] = [str(d.get("yaml_file"))]
+    for section in (d.get("backbone"), d.get("head")):
+        for row in section if isinstance(section, list) else ():
+            name, args = row[2:4] if isinstance(row, list) and len(row) == 4 else (None, None)
+            given = args if isinstance(args, list) else []
+            plain = [a for a in given if not isinstance(a, NESTED)]
+            said.append(None if isinstance(name, NESTED) else (name, plain))
+    return repr(said)
+
+
+def migrate_command(file: str) -> str:
+    """The command that translates a file of a fork, as a message gives it.
+
+    Args:
+        file: As it was asked for: ``yolov8n-cbam.yaml`` is yolov8-cbam.yaml at scale n.
+    """
+    from yolo_attn.overlay.model_files import without_scale
+
+    if not Path(file).exists() and Path(without_scale(file)).exists():
+        file = without_scale(file)
+    return f"`yolo-attn migrate {'FILE' if file == 'model' else file}`"
+
+
 class Location:
     """Names the rows of an expanded model for error messages.
 
     Args:
         d: The model dictionary; overlays leave their provenance in it.
+
+    Attributes:
+        file: The YAML that the rows are from, as far as it is known.
+        source: The file that a user has in hand: the checkpoint that the rows were read from, else
+            `file`.
     """
 
     def __init__(self, d: dict[str, Any]):
         self.file = str(d.get("yaml_file") or "model")
+        self.source = _CHECKPOINTS.get(_key(d)) or self.file
         provenance = d.get(PROVENANCE)
         self.inserted: dict[int, str] = {}
         labels = provenance.get("labels") if isinstance(provenance, dict) else None

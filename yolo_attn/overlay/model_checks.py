@@ -9,8 +9,8 @@ from typing import Any
 from torch import nn
 
 from yolo_attn.errors import YoloAttnError
-from yolo_attn.registry import find_block
-from yolo_attn.seam.location import PROVENANCE, Location, check_rows
+from yolo_attn.overlay.location import PROVENANCE, Location, check_rows
+from yolo_attn.overlay.meaning import BUILT, is_ours, kept_rows, rows_of
 from yolo_attn.versions import parse
 
 MOST_VALUES = 50_000  # the largest model of Ultralytics and of the zoo has under 1,000
@@ -19,14 +19,20 @@ DEEPEST = 20
 
 
 def names_ours(d: Any) -> bool:
-    """Whether a loaded model YAML is ours to explain: expanded by us, or with a row of ours."""
+    """Whether a loaded model YAML is ours to explain: expanded by us, or with a row of ours.
+
+    A plain row whose name Ultralytics has too is Ultralytics'.
+    """
     if not isinstance(d, dict):
         return False
-    sections = [d[k] for k in ("backbone", "head") if isinstance(d.get(k), list)]
-    return PROVENANCE in d or any(
-        isinstance(row, list) and any(find_block(m) is not None for m in row[2:3])
-        for section in sections
-        for row in section
+    if PROVENANCE in d:
+        return True
+    from ultralytics.nn import tasks
+
+    kept = kept_rows(d)
+    return any(
+        isinstance(row, list) and any(is_ours(i, m, kept, vars(tasks)) for m in row[2:3])
+        for i, row in enumerate(rows_of(d))
     )
 
 
@@ -147,7 +153,7 @@ def _check_provenance(d: dict[str, Any], where: Location) -> None:
         return
     provenance, count = d[PROVENANCE], len(d["backbone"]) + len(d["head"])
     # Of a model whose rows were written by hand only the version is known.
-    if isinstance(provenance, dict) and provenance.keys() == {"version"}:
+    if isinstance(provenance, dict) and provenance.keys() - {BUILT} == {"version"}:
         provenance = {**provenance, "base": "", "rows": [-1] * count}
     good = (
         isinstance(provenance, dict)
@@ -159,6 +165,7 @@ def _check_provenance(d: dict[str, Any], where: Location) -> None:
         and _are_ints(provenance.get("rows"))
         and len(provenance["rows"]) == count
         and _are_ints(provenance.get("replaced") or [])
+        and _are_ints(provenance.get(BUILT) or [])
         and isinstance(provenance.get("labels") or [], (list, tuple))
         and all(
             isinstance(label, (list, tuple)) and len(label) == 2 and _are_ints(label[:1])

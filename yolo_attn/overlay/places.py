@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from yolo_attn.errors import YoloAttnError
-from yolo_attn.seam.graph import Node
-from yolo_attn.seam.taps import find_taps
+from yolo_attn.overlay.graph import Node
+from yolo_attn.overlay.taps import find_taps
 
 TAP = re.compile(r"[A-Z]\d+")
 

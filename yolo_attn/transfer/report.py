@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from yolo_attn.seam.row_alignment import Alignment, LayerRow, Rows, of_a_kind
+from yolo_attn.transfer.row_alignment import Alignment, LayerRow, Rows, of_a_kind
 
 MOST_LINES = 12  # of each kind
 SHAPE = "another shape"

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from yolo_attn import __version__
-from yolo_attn.seam.location import PROVENANCE
-from yolo_attn.seam.model_checks import names_ours
+from yolo_attn.overlay.location import PROVENANCE
+from yolo_attn.overlay.meaning import note_built
+from yolo_attn.overlay.model_checks import names_ours
+from yolo_attn.overlay.older_rows import spell_out
 from yolo_attn.versions import FIRST, parse
 
 # Attribute of a built model's ``Sequential``, where a program's own dictionary has no place for it.
@@ -17,10 +19,16 @@ def stamp_checkpoint(model: Any) -> None:
     """Write into the YAML of a model from a checkpoint which version built it.
 
     Models that were built from a file say it there already; those built from a dictionary only in
-    their module, and those of before 0.2.0 nowhere.
+    their module, and those of before 0.2.0 nowhere. Rows of ours are written as today's rules want.
     """
     d = getattr(model, "yaml", None)
-    if not isinstance(d, dict) or not names_ours(d):
+    if not isinstance(d, dict):
+        return
+    from ultralytics.nn import tasks
+
+    spell_out(d, model)
+    note_built(d, model, vars(tasks))
+    if not names_ours(d):
         return
     provenance = d.setdefault(PROVENANCE, {})
     if isinstance(provenance, dict):

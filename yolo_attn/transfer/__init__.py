@@ -1,0 +1,1 @@
+"""Pretrained weights into the layers that they belong to."""
