@@ -1,9 +1,9 @@
 """What each layer costs in YOLOv8n at its place, and whether it exports: docs/layer-costs.md.
 
-``python scripts/layer_costs.py --out docs/layer-costs.md``; a name or several as arguments measure
-those alone. Parameters and GFLOPs (640 px) as Ultralytics prints them; milliseconds of one image on
+Printed by ``python scripts/layer_costs.py --out docs/layer-costs.md`` (names as arguments: those
+alone). Parameters and GFLOPs (640 px) as Ultralytics prints them; milliseconds of one image on
 one thread of this processor, base and layer in turns, fused, the median of the quotients beside the
-base's own time; ONNX and TorchScript at the traced size against eager mode.
+base's own time (SimSPPF costs what the base's SPPF does: its quotient shows the scatter); ONNX and TorchScript at the traced size against eager mode.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def main() -> int:
             print(lines[-1], flush=True)
         os.chdir(here)
     if args.out:
-        said = " ".join(__doc__.split("\n\n", 2)[2].split()) if "\n\n" in __doc__ else ""
+        said = " ".join(__doc__.split("\n\n", 1)[1].split()).replace("``", "`")
         text = ["# What the layers cost", "", said, "", *lines, ""]
         (here / args.out).write_text("\n".join(text), encoding="utf-8")
     return 0

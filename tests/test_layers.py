@@ -139,11 +139,13 @@ def test_a_row_of_c2f_or_conv_holds_for_its_replacement() -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        (["DySample", [2, "lp"]], r"keeps the width of its input \(accepted: 16, or null\).*scale"),
+        (["DySample", [2, "lp"]], r"2 is no width \(accepted: .* out_channels, scale, style"),
+        (["DySample", [48]], r"keeps the width of its input \(accepted: 16, or null\).*scale"),
+        (["SPDConv", [1]], r"1 is no width"),
         (["CARAFE", [48]], r"keeps the width .*out_conv"),
         (["PConv", [32, 3, 2]], r"stride=2 is not accepted"),
         (["WTConv", [64]], r"keeps the width of its input \(accepted: 16"),
-        (["RFAConv", [32, 1]], r"kernel_size=1 .*odd whole number >= 3"),
+        (["RFAConv", [32, 1]], r"kernel_size=1 .*odd whole number from 3 to 63"),
         (["GSConv", [{"out_channels": 32, "form": "e3"}]], r"form='e3' is not accepted"),
         (["HWD", [32, 3, 2]], r"at most 2 options"),
     ],

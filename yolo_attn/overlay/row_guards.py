@@ -69,9 +69,9 @@ def refuse_width(
     if value < LEAST_WIDTH and list(info.options)[:1] == ["out_channels"]:
         # Scaling would make 8 channels of a fork's scale (DySample [2, lp]) or dummy (SPDConv [1]).
         raise YoloAttnError(
-            f"{info.name} {args!r}: {value!r} is no width (accepted as out_channels: at least "
-            f"{LEAST_WIDTH}, or null); forks put other options first: {migrate_command(file)} "
-            "tells which"
+            f"{info.name} {args!r}: {value!r} is no width (accepted: at least {LEAST_WIDTH}, or "
+            f"null; the options in order are {', '.join(list(info.options)[:4])} ...); a fork's "
+            f"row? {migrate_command(file)} translates it"
         )
     if not LEAST_WIDTH <= value <= MOST_WIDTH or value != int(value):
         return
