@@ -1,9 +1,10 @@
 """What each layer costs in YOLOv8n at its place, and whether it exports: docs/layer-costs.md.
 
 Printed by ``python scripts/layer_costs.py --out docs/layer-costs.md`` (names as arguments: those
-alone). Parameters and GFLOPs (640 px) as Ultralytics prints them; milliseconds of one image on
-one thread of this processor, base and layer in turns, fused, the median of the quotients beside the
-base's own time (SimSPPF costs what the base's SPPF does: its quotient shows the scatter); ONNX and TorchScript at the traced size against eager mode.
+alone). Parameters and GFLOPs (640 px) as Ultralytics prints them; milliseconds of one image on one
+thread of this processor, base and layer in turns, fused, the median of the quotients beside the
+base's own time (SimSPPF costs what the base's SPPF does: its quotient shows the scatter); ONNX and
+TorchScript at the traced size against eager mode.
 """
 
 from __future__ import annotations

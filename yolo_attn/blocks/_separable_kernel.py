@@ -30,14 +30,15 @@ class SeparableKernelGate(nn.Module):
         block: Name for error messages.
         channels: C of the input ``(B, C, H, W)``.
         kernel_size: 7, 11, 23, 35, 41 or 53: the field of all four.
+        option: Name of that option of the block.
 
     Raises:
         YoloAttnError: Another kernel size.
     """
 
-    def __init__(self, block: str, channels: int, kernel_size: int):
+    def __init__(self, block: str, channels: int, kernel_size: int, option: str = "kernel_size"):
         super().__init__()
-        check_choice(block, "kernel_size", kernel_size, KERNELS)
+        check_choice(block, option, kernel_size, KERNELS)
         a, b, d = KERNELS[kernel_size]
 
         def line(size: tuple[int, int], dilation: int) -> nn.Conv2d:

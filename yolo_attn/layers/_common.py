@@ -18,6 +18,8 @@ from yolo_attn.errors import YoloAttnError
 
 MOST_STRIDE = 8
 MOST_SHARE = 4.0
+MOST_DILATION = 128
+MOST_UNITS = 64  # of a stage
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "silu": nn.SiLU,
     "relu": nn.ReLU,

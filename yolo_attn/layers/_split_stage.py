@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from yolo_attn.blocks._common import check_channels, check_flag, check_int
 from yolo_attn.errors import YoloAttnError
-from yolo_attn.layers._common import host_conv, out_width, width_share
+from yolo_attn.layers._common import MOST_UNITS, host_conv, out_width, width_share
 
 
 class SplitStage(nn.Module):
@@ -39,7 +39,7 @@ class SplitStage(nn.Module):
         c1 = check_channels(layer, channels)
         c2 = self.out_channels = out_width(layer, out_channels, c1)
         check_flag(layer, "shortcut", shortcut)
-        check_int(layer, "n", n)
+        check_int(layer, "n", n, maximum=MOST_UNITS)
         c = int(c2 * width_share(layer, e))
         if c < 1:
             raise YoloAttnError(

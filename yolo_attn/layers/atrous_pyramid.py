@@ -21,7 +21,7 @@ from yolo_attn.blocks._common import (
     module_list,
 )
 from yolo_attn.errors import YoloAttnError
-from yolo_attn.layers._common import host_conv, out_width
+from yolo_attn.layers._common import MOST_DILATION, host_conv, out_width
 from yolo_attn.registry import register
 
 # Form -> its rates.
@@ -76,7 +76,7 @@ class ASPP(nn.Module):
         if not isinstance(rates, (list, tuple)) or not rates:
             raise YoloAttnError(f"ASPP: rates={rates!r} is not accepted (accepted: a list)")
         for rate in rates:
-            check_int("ASPP", "rates", rate)
+            check_int("ASPP", "rates", rate, maximum=MOST_DILATION)
         self.dropout = check_number("ASPP", "dropout", dropout, 0.0, 1.0)
         conv = host_conv()
         if form == "tph":

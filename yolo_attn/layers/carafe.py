@@ -15,9 +15,11 @@ from yolo_attn.blocks._common import (
     check_choice,
     check_flag,
     check_int,
+    check_width,
 )
 from yolo_attn.errors import YoloAttnError
 from yolo_attn.layers._common import (
+    MOST_DILATION,
     activation,
     checked_stride,
     host_conv,
@@ -93,9 +95,9 @@ class CARAFE(nn.Module):
         s = self.scale = checked_stride("CARAFE", scale, "scale")
         k = self.k_up = kernel_side("CARAFE", k_up, "k_up")
         k_enc = kernel_side("CARAFE", k_enc, "k_enc")
-        m = check_int("CARAFE", "c_mid", c_mid)
-        g = self.groups = check_int("CARAFE", "groups", groups)
-        d = check_int("CARAFE", "dilation", dilation)
+        m = check_width("CARAFE", "c_mid", c_mid)
+        g = self.groups = check_int("CARAFE", "groups", groups, maximum=c1)
+        d = check_int("CARAFE", "dilation", dilation, maximum=MOST_DILATION)
         check_choice("CARAFE", "norm", norm, NORMS)
         if c1 % g:
             raise YoloAttnError(

@@ -12,7 +12,13 @@ from torch import Tensor, nn
 from yolo_attn.blocks._common import bias_of, check_channels, check_flag, check_int
 from yolo_attn.blocks._norm import batch_norm
 from yolo_attn.errors import YoloAttnError
-from yolo_attn.layers._common import checked_stride, kernel_side, out_width, plain_activation
+from yolo_attn.layers._common import (
+    MOST_DILATION,
+    checked_stride,
+    kernel_side,
+    out_width,
+    plain_activation,
+)
 from yolo_attn.ops.deformable import deformable_convolution
 from yolo_attn.registry import register
 
@@ -71,11 +77,13 @@ class DCNv2(nn.Module):
         c2 = self.out_channels = out_width("DCNv2", out_channels, c1)
         k = kernel_side("DCNv2", kernel_size)
         self.stride = checked_stride("DCNv2", stride)
-        self.dilation = check_int("DCNv2", "dilation", dilation)
+        self.dilation = check_int("DCNv2", "dilation", dilation, maximum=MOST_DILATION)
         same = self.dilation * (k - 1) // 2
-        self.padding = same if padding is None else check_int("DCNv2", "padding", padding, 0)
-        self.groups = check_int("DCNv2", "groups", groups)
-        self.deform_groups = check_int("DCNv2", "deform_groups", deform_groups)
+        self.padding = (
+            same if padding is None else check_int("DCNv2", "padding", padding, 0, maximum=4096)
+        )
+        self.groups = check_int("DCNv2", "groups", groups, maximum=c1)
+        self.deform_groups = check_int("DCNv2", "deform_groups", deform_groups, maximum=c1)
         check_flag("DCNv2", "bias", bias)
         check_flag("DCNv2", "norm", norm)
         if c1 % self.groups or c2 % self.groups or c1 % self.deform_groups:

@@ -74,7 +74,7 @@ class DySample(nn.Module):
         self.out_channels = kept_width("DySample", out_channels, channels, hint)
         s = self.scale = checked_stride("DySample", scale, "scale")
         self.style = check_choice("DySample", "style", style, STYLES)
-        g = self.groups = check_int("DySample", "groups", groups)
+        g = self.groups = check_int("DySample", "groups", groups, maximum=channels)
         check_flag("DySample", "dyscope", dyscope)
         check_flag("DySample", "scope_bias", scope_bias)
         for divisor in (g, s * s) if style == "pl" else (g,):

@@ -65,7 +65,7 @@ class PConv(nn.Module):
         k = kernel_side("PConv", kernel_size)
         if isinstance(stride, bool) or stride != 1:
             raise YoloAttnError(f"PConv: stride={stride!r} is not accepted (accepted: 1)")
-        c = self.convolved = channels // check_int("PConv", "n_div", n_div)
+        c = self.convolved = channels // check_int("PConv", "n_div", n_div, maximum=channels)
         if c < 1:
             raise YoloAttnError(
                 f"PConv: n_div={n_div} is not accepted with channels={channels} (accepted: at most "
@@ -124,7 +124,7 @@ class FasterNetBlock(nn.Module):
         d = self.out_channels = out_width("FasterNetBlock", out_channels, c1)
         # FasterNet has 2; 16 is a channel count or a divisor in its place.
         hidden = int(d * check_number("FasterNetBlock", "mlp_ratio", mlp_ratio, 0.0, 8.0))
-        scale = check_number("FasterNetBlock", "layer_scale", layer_scale)
+        scale = check_number("FasterNetBlock", "layer_scale", layer_scale, 0.0, 100.0)
         self.drop_path = check_number("FasterNetBlock", "drop_path", drop_path, 0.0, 1.0)
         if hidden < 1:
             raise YoloAttnError(

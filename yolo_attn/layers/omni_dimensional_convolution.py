@@ -21,7 +21,13 @@ from yolo_attn.blocks._common import (
 )
 from yolo_attn.blocks._norm import batch_norm
 from yolo_attn.errors import YoloAttnError
-from yolo_attn.layers._common import checked_stride, kernel_side, out_width, plain_activation
+from yolo_attn.layers._common import (
+    MOST_DILATION,
+    checked_stride,
+    kernel_side,
+    out_width,
+    plain_activation,
+)
 from yolo_attn.registry import register
 
 
@@ -78,13 +84,15 @@ class ODConv(nn.Module):
         c2 = self.out_channels = out_width("ODConv", out_channels, c1)
         k = self.k = kernel_side("ODConv", kernel_size)
         self.stride = checked_stride("ODConv", stride)
-        self.dilation = check_int("ODConv", "dilation", dilation)
+        self.dilation = check_int("ODConv", "dilation", dilation, maximum=MOST_DILATION)
         same = self.dilation * (k - 1) // 2
-        self.padding = same if padding is None else check_int("ODConv", "padding", padding, 0)
-        g = self.groups = check_int("ODConv", "groups", groups)
-        check_number("ODConv", "reduction", reduction)
-        n = self.kernel_num = check_int("ODConv", "kernel_num", kernel_num)
-        self.temperature = check_number("ODConv", "temperature", temperature)
+        self.padding = (
+            same if padding is None else check_int("ODConv", "padding", padding, 0, maximum=4096)
+        )
+        g = self.groups = check_int("ODConv", "groups", groups, maximum=c1)
+        check_number("ODConv", "reduction", reduction, 0.0, 2.0)
+        n = self.kernel_num = check_int("ODConv", "kernel_num", kernel_num, maximum=64)
+        self.temperature = check_number("ODConv", "temperature", temperature, 0.0, 1000.0)
         if not self.temperature:
             raise YoloAttnError("ODConv: temperature=0 is not accepted (accepted: above 0)")
         if c1 % g or c2 % g:

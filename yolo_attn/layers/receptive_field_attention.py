@@ -14,7 +14,7 @@ from yolo_attn.blocks._common import (
     at_least_float32,
     check_channels,
     check_choice,
-    check_int,
+    check_hidden,
     check_number,
 )
 from yolo_attn.blocks._norm import batch_norm
@@ -181,7 +181,7 @@ class RFCBAMConv(_FieldLayer):
         rd_channels: int = 16,
     ):
         super().__init__("RFCBAMConv", channels, out_channels, kernel_size, stride)
-        check_int("RFCBAMConv", "rd_channels", rd_channels)
+        check_hidden("RFCBAMConv", "rd_channels", rd_channels, channels, least=16)
         self.features = self._features(kernel_size, stride)
         self.fc1 = nn.Linear(channels, rd_channels, bias=False)
         self.fc2 = nn.Linear(rd_channels, channels, bias=False)
@@ -239,7 +239,7 @@ class RFCAConv(_FieldLayer):
         reduction: float = 32,
     ):
         super().__init__("RFCAConv", channels, out_channels, kernel_size, stride)
-        check_number("RFCAConv", "reduction", reduction, 1.0)
+        check_number("RFCAConv", "reduction", reduction, 1.0, 256.0)
         hidden = max(8, int(channels // reduction))
         self.features = self._features(kernel_size, stride)
         self.squeeze = nn.Conv2d(channels, hidden, 1, bias=False)

@@ -147,11 +147,11 @@ class RFB(nn.Module):
         c2 = self.out_channels = out_width("RFB", out_channels, c1)
         s = checked_stride("RFB", stride)
         branches, reduce = VARIANTS[check_choice("RFB", "variant", variant, VARIANTS)]
-        self.scale = check_number("RFB", "scale", scale)
-        check_int("RFB", "visual", visual)
+        self.scale = check_number("RFB", "scale", scale, 0.0, 100.0)
+        check_int("RFB", "visual", visual, maximum=64)
         if map_reduce is not None:
-            reduce = check_int("RFB", "map_reduce", map_reduce)
-        check_int("RFB", "groups", groups)
+            reduce = check_int("RFB", "map_reduce", map_reduce, maximum=c1)
+        check_int("RFB", "groups", groups, maximum=c1)
         if variant == "small" and s != 1:
             raise YoloAttnError(
                 f"RFB: stride={s} is not accepted with variant='small' (accepted: 1)"

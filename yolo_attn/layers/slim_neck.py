@@ -23,6 +23,7 @@ from yolo_attn.blocks._common import (
 )
 from yolo_attn.errors import YoloAttnError
 from yolo_attn.layers._common import (
+    MOST_UNITS,
     activation,
     checked_stride,
     even_width,
@@ -270,7 +271,8 @@ class VoVGSCSP(nn.Module):
         c = even_width(name, "hidden width", int(c2 * width_share(name, e)))
         check_int(name, "hidden width", c)
         self.form = check_choice(name, "form", form, STAGES)
-        check_int(name, "n", n)
+        check_int(name, "n", n, maximum=MOST_UNITS)
+        width_share(name, bottleneck_e, "bottleneck_e")
         conv, f = host_conv(), activation(name, "act", act)
         self.units: Sequence[nn.Module]
         self.cv1 = conv(c1, c, 1, 1, act=f)

@@ -140,11 +140,11 @@ class ScConv(nn.Module):
         k = kernel_side("ScConv", kernel_size)
         if isinstance(stride, bool) or stride != 1:
             raise YoloAttnError(f"ScConv: stride={stride!r} is not accepted (accepted: 1)")
-        check_int("ScConv", "group_num", group_num)
+        check_int("ScConv", "group_num", group_num, maximum=c)
         check_number("ScConv", "threshold", threshold, 0.0, 1.0)
         check_number("ScConv", "alpha", alpha, 0.0, 1.0)
-        check_int("ScConv", "squeeze", squeeze)
-        check_int("ScConv", "groups", groups)
+        check_int("ScConv", "squeeze", squeeze, maximum=c)
+        check_int("ScConv", "groups", groups, maximum=c)
         check_flag("ScConv", "norm", norm)
         upper = int(alpha * c)
         u, low = upper // squeeze, (c - upper) // squeeze

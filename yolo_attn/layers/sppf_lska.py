@@ -54,7 +54,7 @@ class SPPFLSKA(nn.Module):
         conv = host_conv()
         self.cv1 = conv(c1, c1 // 2, 1, 1)
         self.cv2 = conv(4 * (c1 // 2), c2, 1, 1)
-        self.lska = SeparableKernelGate("SPPFLSKA", 4 * (c1 // 2), lska_kernel)
+        self.lska = SeparableKernelGate("SPPFLSKA", 4 * (c1 // 2), lska_kernel, "lska_kernel")
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, H, W) -> (B, out_channels, H, W)``."""

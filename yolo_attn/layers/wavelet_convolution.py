@@ -60,7 +60,7 @@ class WTConv(nn.Module):
         self.out_channels = kept_width("WTConv", out_channels, c)
         k = kernel_side("WTConv", kernel_size)
         self.stride = checked_stride("WTConv", stride)
-        count = check_int("WTConv", "levels", levels)
+        count = check_int("WTConv", "levels", levels, maximum=8)
         check_flag("WTConv", "bias", bias)
         self.base = nn.Conv2d(c, c, k, padding=k // 2, groups=c, bias=bias)
         self.levels = module_list(
