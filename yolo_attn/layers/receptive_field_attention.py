@@ -264,6 +264,6 @@ class RFCAConv(_FieldLayer):
         # torch sums one dimension at a time faster than two.
         a_h = a_h[:, :, :, None].expand(-1, -1, -1, k, -1, -1).to(f.dtype)
         a_w = a_w.transpose(3, 4)[:, :, None].expand(-1, -1, k, -1, -1, -1).to(f.dtype)
-        z = f * a_h * a_w
+        z = f * (a_h * a_w)
         weight = self.conv.weight.flatten(1)[:, :, None, None]
         return F.conv2d(z.flatten(1, 3), weight, self.conv.bias)

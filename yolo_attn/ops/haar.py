@@ -14,12 +14,12 @@ from torch import Tensor
 
 def haar_bands(x: Tensor) -> Tensor:
     """``(B, C, H, W) -> (B, C, 4, H/2, W/2)`` of a map with even sides."""
-    return torch.stack(_transform(*_cells(x)), dim=2)
+    return torch.stack(_bands(x), dim=2)
 
 
 def haar_by_band(x: Tensor) -> Tensor:
     """``(B, C, H, W) -> (B, 4 C, H/2, W/2)``, one band after the other."""
-    return torch.cat(_transform(*_cells(x)), dim=1)
+    return torch.cat(_bands(x), dim=1)
 
 
 def haar_cells(bands: Tensor) -> Tensor:
@@ -27,14 +27,20 @@ def haar_cells(bands: Tensor) -> Tensor:
     return F.pixel_shuffle(torch.stack(_transform(*bands.unbind(2)), dim=2).flatten(1, 2), 2)
 
 
-def _cells(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return x[:, :, ::2, ::2], x[:, :, ::2, 1::2], x[:, :, 1::2, ::2], x[:, :, 1::2, 1::2]
+def _bands(x: Tensor) -> list[Tensor]:
+    """The four bands; rows first, which lie together."""
+    even = x[:, :, ::2]
+    mean = (even + x[:, :, 1::2]) * 0.5
+    difference = even - mean
+    a, b = mean[..., ::2], mean[..., 1::2]
+    c, d = difference[..., ::2], difference[..., 1::2]
+    return [a + b, c + d, a - b, c - d]
 
 
 def _transform(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> list[Tensor]:
     """The four combinations."""
     upper, lower = (a + b) * 0.5, (c + d) * 0.5
-    left, right = (a - b) * 0.5, (c - d) * 0.5
+    left, right = a - upper, c - lower
     return [upper + lower, upper - lower, left + right, left - right]
 
 

@@ -66,7 +66,7 @@ def refuse_width(
     value = args[0] if args else None
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return
-    if value < LEAST_WIDTH and list(info.options)[:1] == ["out_channels"]:
+    if 0 < value < LEAST_WIDTH and list(info.options)[:1] == ["out_channels"]:
         # Scaling would make 8 channels of a fork's scale (DySample [2, lp]) or dummy (SPDConv [1]).
         raise YoloAttnError(
             f"{info.name} {args!r}: {value!r} is no width (accepted: at least {LEAST_WIDTH}, or "
