@@ -18,6 +18,7 @@ from yolo_attn.blocks._common import (
     check_number,
 )
 from yolo_attn.blocks._norm import batch_norm
+from yolo_attn.blocks.cbam import _maximum
 from yolo_attn.errors import YoloAttnError
 from yolo_attn.layers._common import (
     activation,
@@ -40,8 +41,9 @@ FORMS = ("group", "unfold")
 class _FieldLayer(nn.Module):
     """What the three have in common: k^2 features a channel and position, and the convolution.
 
-    The papers lay the features of a position out as k x k pixels and convolve those without
-    overlap. That is a 1 x 1 convolution of the features, which nothing has to be moved for.
+    The paper lays the features of a position out as k x k pixels and convolves those without
+    overlap. That is a 1 x 1 convolution of the features, which nothing has to be moved for (where
+    gates do not need the layout).
     """
 
     def __init__(self, name: str, channels: int, out_channels: int | None, k: int, s: int):
@@ -195,7 +197,7 @@ class RFCBAMConv(_FieldLayer):
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, H, W) -> (B, out_channels, H/stride, W/stride)``."""
         f = self._by_tap(self.features(x))
-        spread = torch.cat([f.amax(1), f.mean(1)], 1)
+        spread = torch.cat([_maximum(f, (1,)), f.mean(1)], 1)
         spread = F.pixel_shuffle(spread, self.k)
         m = self.spatial(spread).sigmoid().unflatten(3, (-1, self.k)).unflatten(2, (-1, self.k))
         # (B, 1, h, i, w, j) to (B, 1, k^2, h, w); PixelUnshuffle's export keeps the traced size.
@@ -250,20 +252,13 @@ class RFCAConv(_FieldLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, H, W) -> (B, out_channels, H/stride, W/stride)``."""
-        k = self.k
         features = self.features(x)
-        height = features.shape[2] * k  # behind these reshapes an export takes it for a constant
-        f = features.unflatten(1, (self.channels, k, k))
-        # Pixel (k y + i, k x + j) of the layout is f[i, j, y, x].
-        high = f.mean(5).mean(3).transpose(2, 3).flatten(2)
-        wide = f.mean(4).mean(2).transpose(2, 3).flatten(2)
-        q = F.hardswish(self.norm(self.squeeze(torch.cat([high, wide], 2)[..., None])))
-        a_h = self.rows(q[:, :, :height]).sigmoid().unflatten(2, (-1, k)).transpose(2, 3)
-        a_w = self.columns(q[:, :, height:]).sigmoid().unflatten(2, (-1, k)).transpose(2, 3)
-        # (B, C, k, h, 1) and (B, C, k, w, 1), to the places of i, y and of j, x. Of the gradients
-        # torch sums one dimension at a time faster than two.
-        a_h = a_h[:, :, :, None].expand(-1, -1, -1, k, -1, -1).to(f.dtype)
-        a_w = a_w.transpose(3, 4)[:, :, None].expand(-1, -1, k, -1, -1, -1).to(f.dtype)
-        z = f * (a_h * a_w)
-        weight = self.conv.weight.flatten(1)[:, :, None, None]
-        return F.conv2d(z.flatten(1, 3), weight, self.conv.bias)
+        height = features.shape[2] * self.k  # behind a reshape an export takes it for a constant
+        # Gates of whole rows and columns are fast on the pixels laid out, and on nothing else.
+        g = F.pixel_shuffle(features, self.k)
+        del features  # k^2 times the map
+        means = torch.cat([g.mean(3), g.mean(2)], 2)[..., None]
+        q = F.hardswish(self.norm(self.squeeze(means)))
+        a_h = self.rows(q[:, :, :height]).sigmoid()
+        a_w = self.columns(q[:, :, height:]).sigmoid().transpose(2, 3)
+        return self.conv(g * a_h * a_w)
