@@ -134,7 +134,8 @@ def evaluate(trial, options: dict) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1] == "study":
-        outcome = run_study(Path(sys.argv[2]), sys.argv[3])
+        devices = sys.argv[4].split(",") if len(sys.argv) > 4 else ("cpu",)
+        outcome = run_study(Path(sys.argv[2]), sys.argv[3], devices)
         sys.exit(0 if len(outcome.done) == len(ARMS) * len(SEEDS) else 3)
     from yolo_attn.ablation.trial_process import run_child
 

@@ -14,6 +14,8 @@ os.environ.setdefault("YOLO_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Ultralytics' settings file of the user is not for tests to write (nor to depend on).
 os.environ["YOLO_CONFIG_DIR"] = tempfile.mkdtemp(prefix="yolo-attn-tests-")
+# Nor is the memory of file digests, which studies keep there.
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="yolo-attn-tests-")
 
 REPO = Path(__file__).resolve().parents[1]
 GOLDEN = Path(__file__).parent / "golden"

@@ -102,7 +102,7 @@ def test_records_without_the_protocol_name_the_way_out(made: Path, tmp_path: Pat
     stored = json.loads((folder / STUDY).read_text())
     stored["study"]["protocols"] = ["coco", "coco-500"]
     write_json(folder / STUDY, stored)
-    with pytest.raises(YoloAttnError, match="without protocol coco-500; .*--force"):
+    with pytest.raises(YoloAttnError, match="without protocol coco-500; .*--re-evaluate"):
         write_report(folder)
 
 

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from yolo_attn.ablation.plan import dataset_digest, make_plan
-from yolo_attn.ablation.runner import plan_study, with_more_seeds, with_stored_seeds
+from yolo_attn.ablation.older_trials import dataset_digest
+from yolo_attn.ablation.plan import make_plan
+from yolo_attn.ablation.runner import plan_study, with_more_seeds
 from yolo_attn.ablation.spec import from_dict, read_study
 from yolo_attn.ablation.store import DONE, STUDY, TrialFolder, write_json
+from yolo_attn.ablation.studies import with_stored_seeds
 from yolo_attn.cli import app
 from yolo_attn.data.synthetic import make_smallshapes
 from yolo_attn.errors import YoloAttnError
@@ -152,8 +154,13 @@ def test_results_of_another_version_or_data_are_refused_and_kept(tmp_path: Path,
     study = study_in(tmp_path, data, name="s", seeds=1)
     (job, _) = make_plan(study).jobs
     folder = TrialFolder(Path(job.folder))
+    # As the releases wrote it that recorded no identity.
     record = {"status": DONE, "command": job.train, **json.loads(json.dumps(job.manifest))}
-    folder.path.mkdir(parents=True)
+    record["dataset"]["sha256"] = dataset_digest(data, "val")[1]
+    metrics = {name: {"metrics": {}} for name in study.protocols}
+    write_json(folder.path / "trial.json", {**record, "metrics": metrics})
+    (flag,) = plan_study(study).flags
+    assert flag.startswith("1 trials of an older release") and flag.endswith("yolov8n/0")
     for change, message in (
         ({"versions": {**record["versions"], "ultralytics": "8.0.1"}}, "ultralytics 8.0.1, this"),
         ({"dataset": {"data": data, "sha256": "0"}}, "another state of"),
@@ -164,8 +171,25 @@ def test_results_of_another_version_or_data_are_refused_and_kept(tmp_path: Path,
         with pytest.raises(YoloAttnError, match=message):
             plan_study(study)
         assert (folder.path / "trial.json").read_bytes() == before
-    plan_study(study, force=True, only=["yolov8n/0"])
-    assert folder.status == ""
+    plan = plan_study(study, force=True, only=["yolov8n/0"])
+    assert plan.aside == [folder.path] and folder.status == DONE, "a plan touches nothing"
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_a_study_with_a_control_may_be_moved(tmp_path: Path, data: str, older: bool) -> None:
+    more = {"match": "params", "train": {"imgsz": 64}, "seeds": 1, "name": "s"}
+    study = study_in(tmp_path / "runs", data, **more)
+    for job in make_plan(study).jobs:
+        manifest = json.loads(json.dumps(job.manifest))
+        record = {"status": DONE, "command": job.train, "identity": job.identity, **manifest}
+        if older:
+            record["dataset"]["sha256"] = dataset_digest(data, "val")[1]
+            del record["identity"]
+        metrics = {name: {"metrics": {}} for name in study.protocols}
+        write_json(Path(job.folder) / "trial.json", {**record, "metrics": metrics})
+    (tmp_path / "runs").rename(tmp_path / "elsewhere")
+    plan = plan_study(study_in(tmp_path / "elsewhere", data, **more))
+    assert len(plan.jobs) == 3 and set(plan.states.values()) == {"finished"}
 
 
 def test_seeds_that_were_added_stay(tmp_path: Path, data: str) -> None:
@@ -212,7 +236,8 @@ def test_the_command_line(tmp_path: Path, data: str) -> None:
 
     typed = ["--models", ",".join(ARMS), "--data", data, "--seeds", "2", "epochs=3", "imgsz=64"]
     answer = json.loads(run(*typed, "--dry-run", "--json").stdout)
-    assert len(answer["trials"]) == 4 and answer["seconds"] is None
+    assert len(answer["trials"]) == 4 and answer["estimate"]["seconds"] > 0
+    assert answer["seconds"] is None, "from finished trials alone"
     assert all("epochs=3" in t["command"] for t in answer["trials"])
     for words, message in (
         ([], "give one study file, or --models"),

@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "layers": {"errors", "registry", "blocks", "ops", "autoload"},
     "ops": {"errors"},
     "losses": {"errors"},
-    "evaluation": {"errors", "data"},
+    "evaluation": {"errors", "data", "devices"},
     "data": {"errors", "paths", "evaluation"},
     # size_metrics.py shows evaluation's numbers in `yolo val`, block_use.py explain's after a
     # training.
@@ -38,6 +38,7 @@ MAY_IMPORT = {
     "explain": {"errors", "registry", "blocks"},
     "errors": set(),
     "paths": set(),
+    "devices": {"errors"},
     "registry": {"errors", "host", "blocks", "layers", "versions", "yaml_numbers", "migrate"},
     "yaml_numbers": set(),
     "versions": set(),
@@ -51,6 +52,7 @@ MAY_USE = {
     "losses": {"torch"},
     "errors": set(),
     "paths": set(),
+    "devices": {"torch"},
     "autoload": set(),
     "registry": {"torch"},
     "versions": set(),
@@ -167,12 +169,31 @@ def test_no_cycle_between_packages() -> None:
         below = {p: needs for p, needs in below.items() if p not in leaves}
 
 
+def test_no_file_of_ablation_reads_anothers_private_names() -> None:
+    for path in (p for p in sources() if package_of(p) == "ablation"):
+        modules = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("yolo_attn"):
+                private = [a.name for a in node.names if a.name.startswith("_")]
+                private = [name for name in private if not name.startswith("__")]
+                assert not private, f"{path.name} imports {private} of {node.module}"
+                modules |= {alias.asname or alias.name for alias in node.names}
+            if (
+                isinstance(node, ast.Attribute)
+                and isinstance(node.value, ast.Name)
+                and node.value.id in modules
+                and node.attr.startswith("_")
+                and not node.attr.startswith("__")
+            ):
+                pytest.fail(f"{path.name} reads {node.value.id}.{node.attr}")
+
+
 def module_of(path: Path) -> str:
     parts = path.relative_to(REPO).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-@pytest.mark.parametrize("package", ["overlay", "transfer"])
+@pytest.mark.parametrize("package", ["overlay", "transfer", "ablation", "data", "evaluation"])
 def test_no_cycle_between_the_files_of_a_package(package: str) -> None:
     """Imports inside of functions count, too."""
     files = {module_of(path): path for path in sources() if package_of(path) == package}

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
-from yolo_attn.data import synthetic
+from yolo_attn.data import drawing, synthetic
 from yolo_attn.data.synthetic import CLASSES, draw_image, make_smallshapes
 from yolo_attn.errors import YoloAttnError
 from yolo_attn.paths import datasets_dir
@@ -63,9 +63,9 @@ def test_boxes_are_inside_apart_and_of_the_stated_size(size):
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_the_box_is_where_the_paint_is(name, monkeypatch):
-    monkeypatch.setattr(synthetic, "CLASSES", (name,))
+    monkeypatch.setattr(drawing, "CLASSES", (name,))
     flat = np.full((64, 64, 3), 60, np.float32)
-    monkeypatch.setattr(synthetic, "_background", lambda rng, size: flat.copy())
+    monkeypatch.setattr(synthetic, "background", lambda rng, size: flat.copy())
     image, rows = draw_image(np.random.default_rng(0), 64, (16, 16), (1, 1), 0.0, 1)
     ((_, x, y, w, h),) = rows
     ys, xs = np.nonzero(np.abs(image.astype(float) - 60).max(2) > 25)

@@ -21,7 +21,7 @@ from yolo_attn.ablation.spec import from_dict
 from yolo_attn.ablation.store import DONE, TrialFolder, write_json
 from yolo_attn.data.coco import convert_coco
 from yolo_attn.errors import YoloAttnError
-from yolo_attn.evaluation.predict import CONFIDENCE, predict, torch_device
+from yolo_attn.evaluation.predict import CONFIDENCE, predict
 from yolo_attn.evaluation.predict_sliced import predict_sliced
 from yolo_attn.evaluation.slicing import count_slices, sliced_detections
 
@@ -175,11 +175,6 @@ def test_what_cannot_be_sliced_is_said(monkeypatch, weights, dataset, tmp_path):
     ):
         with pytest.raises(YoloAttnError, match=said):
             predict_sliced(model, str(data), 96, split=split, device="cpu")
-
-
-def test_devices_are_written_as_torch_does():
-    assert torch_device("cpu") == "cpu" and torch_device("0,1") == torch_device(0) == "cuda:0"
-    assert torch_device(None) in ("cpu", "cuda:0") and torch_device("mps") == "mps"
 
 
 def evaluate(**given):

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.progress import Progress, track
 from rich.table import Table
 
-from yolo_attn.ablation.command import ablate_command, report_command
+from yolo_attn.ablation.command import ablate_command, report_command, studies_command
 from yolo_attn.data.commands import data_app
 from yolo_attn.errors import YoloAttnError
 from yolo_attn.evaluation.command import evaluate_command
@@ -40,18 +40,19 @@ app.command("explain")(explain_command)
 app.command("migrate")(migrate_command)
 app.command("ablate")(ablate_command)
 app.command("report")(report_command)
+app.command("studies")(studies_command)
 app.add_typer(data_app, name="data")
 
 JSON = typer.Option(False, "--json", help="Print JSON for programs.")
 
 
 def main() -> None:
-    """Run the command line; exit code 0 done, 1 the input is at fault, 2 wrong usage."""
+    """Run the command line; exit code 0 done, 1 the input is at fault, 2 wrong usage or refused."""
     try:
         app()
     except YoloAttnError as error:
         print(f"yolo-attn: error: {error}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(error.exit_code)
 
 
 def _console() -> Console:

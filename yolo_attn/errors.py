@@ -19,6 +19,8 @@ class YoloAttnError(ValueError):
     ``YOLO_ATTN_TRACEBACK=1`` to see the stack as well.
     """
 
+    exit_code = 1  # of the command line
+
     def __init__(self, message: str):
         super().__init__(_printable(message))
         _print_uncaught_as_one_line()

@@ -36,7 +36,8 @@ def model_of(study: Study, arm: Arm) -> str:
     text = to_yaml(d, f"{Path(arm.model).name} with the loss of arm {name}")
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     file = study.folder / "models" / f"{name}-{digest}.yaml"
-    write_text(file, text)
+    if not file.is_file():  # its name says what is in it
+        write_text(file, text)
     return str(file)
 
 

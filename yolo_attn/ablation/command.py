@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
+import re
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
@@ -15,6 +19,8 @@ from rich.table import Table
 
 from yolo_attn.errors import YoloAttnError
 
+GENERAL = ("data", "dataset")  # names of a dataset YAML that say nothing; its folder's does
+LONGEST_NAME = 80
 JSON = typer.Option(False, "--json", help="Print JSON for programs.")
 
 
@@ -25,7 +31,9 @@ def ablate_command(
     models: Optional[str] = typer.Option(None, help="Model YAMLs with commas, instead of a file."),
     data: Optional[str] = typer.Option(None, help="A dataset YAML."),
     seeds: Optional[str] = typer.Option(None, help="How many, or which with commas (3,4)."),
-    name: Optional[str] = typer.Option(None, help="Name of the study, also of its folder."),
+    name: Optional[str] = typer.Option(
+        None, help="Name of the study, also of its folder; default: the file's, or its arms'."
+    ),
     baseline: Optional[str] = typer.Option(None, help="Arm to compare with; default the first."),
     weights: Optional[str] = typer.Option(None, help="Checkpoint that every arm starts from."),
     match: Optional[str] = typer.Option(None, help="Controls to add: params, flops or both."),
@@ -37,7 +45,13 @@ def ablate_command(
     only: Optional[List[str]] = typer.Option(None, help="ARM or ARM/SEED; again for more."),
     add_seeds: int = typer.Option(0, "--add-seeds", min=0, help="So many seeds more."),
     dry_run: bool = typer.Option(False, "--dry-run", help="Print the plan, train nothing."),
-    force: bool = typer.Option(False, "--force", help="Do finished trials again."),
+    force: bool = typer.Option(
+        False, "--force", help="Put trials aside (archive/ of the study) and train anew."
+    ),
+    re_evaluate: bool = typer.Option(
+        False, "--re-evaluate", help="Evaluate finished trials again, without training."
+    ),
+    extend: bool = typer.Option(False, "--extend", help="Add these arms to the study on disk."),
     executor: str = typer.Option("local", help="local or ray."),
     address: Optional[str] = typer.Option(None, help="Of the Ray cluster, e.g. auto."),
     devices: Optional[str] = typer.Option(
@@ -50,9 +64,12 @@ def ablate_command(
     Example: yolo-attn ablate --models yolov8n.yaml,yolov8n-gc.yaml --seeds 3 --data sirst.yaml
     epochs=100 imgsz=640
     """
-    from yolo_attn.ablation.executors.local import devices_here
+    from yolo_attn.ablation.executors.local import places_for
+    from yolo_attn.ablation.plan_table import continuing
+    from yolo_attn.ablation.progress import View
     from yolo_attn.ablation.report import write_report
-    from yolo_attn.ablation.runner import plan_study, run_plan, with_more_seeds
+    from yolo_attn.ablation.runner import plan_study, run_plan, to_do, with_more_seeds
+    from yolo_attn.ablation.store import ARCHIVE
 
     _check_executor(executor, address)
     given = {
@@ -70,16 +87,26 @@ def ablate_command(
         study = study_from(arguments or [], models, given)
         if add_seeds:
             study = with_more_seeds(study, add_seeds)
-        plan = plan_study(study, force=force and not dry_run, only=only or ())
-        if dry_run:
-            _print_plan(plan, only or (), as_json)
-            return
-        own = study.train.get("device")
-        places = (
-            devices.split(",") if devices else [str(own)] if own is not None else devices_here()
+        # Ray's machines have their own devices.
+        here = executor == "local" and not dry_run
+        places = places_for(devices, study.train.get("device"), here)
+        plan = plan_study(
+            study, force=force, re_evaluate=re_evaluate, extend=extend, only=only or ()
         )
-        outcome = run_plan(plan, _executor(executor, address, places), only=only or (), report=_say)
-        results = write_report(study.folder, device=places[0])
+        if dry_run:
+            _print_plan(plan, only or (), places, as_json)
+            return
+        runs_on = _executor(executor, address, places)
+        if plan.aside:
+            print(f"{len(plan.aside)} trials go into {study.folder / ARCHIVE}", file=sys.stderr)
+        try:
+            with View(plan, to_do(plan, only or ()), runs_on.places) as view:
+                outcome = run_plan(plan, runs_on, only=only or (), report=view.ended)
+            results = write_report(study.folder, device=places[0])
+        except KeyboardInterrupt:
+            go_on = continuing(sys.argv[1:])
+            print(f"stopped; all that is finished is kept. To go on:\n  {go_on}", file=sys.stderr)
+            raise typer.Exit(130) from None
     _print_results(results, as_json)
     for job, error in outcome.failed:
         _failed(f"{job.arm}/{job.seed}", error)
@@ -105,6 +132,33 @@ def report_command(
     _print_results(results, as_json)
 
 
+def studies_command(
+    project: Path = typer.Argument("runs/ablation", help="Folder of all studies."),
+    as_json: bool = JSON,
+) -> None:
+    """List the studies of a folder: what they compare, and how many trials are finished.
+
+    Example: yolo-attn studies runs/ablation
+    """
+    from yolo_attn.ablation.studies import list_studies
+
+    if not project.is_dir():
+        raise YoloAttnError(f"{project}: no such folder (expected: one that holds studies)")
+    found = list(list_studies(project))
+    if as_json:
+        print(json.dumps([asdict(study) for study in found], indent=2))
+        return
+    if not found:
+        print(f"no study in {project}")
+        return
+    table = Table("study", "arms", "seeds", "data", "finished")
+    for study in found:
+        done = study.fault or f"{study.done} of {study.trials}"
+        cells = (study.name, ", ".join(study.arms), ", ".join(map(str, study.seeds)), study.data)
+        table.add_row(*map(escape, (*cells, done)))
+    _console().print(table)
+
+
 def study_from(arguments: List[str], models: Optional[str], given: Dict[str, Any]) -> Any:
     """A `Study` from what was typed.
 
@@ -128,14 +182,29 @@ def study_from(arguments: List[str], models: Optional[str], given: Dict[str, Any
     if not models:
         return read_study(files[0], {**given, **({"train": train} if train else {})})
     arms = [{"model": model.strip()} for model in models.split(",") if model.strip()]
-    return from_dict({**given, "arms": arms, "train": train}, "the command line")
+    content = {**given, "arms": arms, "train": train}
+    content.setdefault("name", _name_of([arm["model"] for arm in arms], str(given.get("data", ""))))
+    return from_dict(content, "the command line")
+
+
+def _name_of(models: List[str], data: str) -> str:
+    """A study's name if it was given none: its arms, and what they learn from."""
+    stems = [Path(model).stem for model in models]
+    file = Path(data)
+    source = file.parent.name if file.stem in GENERAL and file.parent.name else file.stem
+    text = re.sub(r"[^A-Za-z0-9._+-]+", "-", f"{'-vs-'.join(stems)}-on-{source}").lstrip("._+-")
+    if len(text) <= LONGEST_NAME:
+        return text
+    # Long lists differ anywhere: a digest tells them apart.
+    return f"{text[: LONGEST_NAME - 9]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 class quiet_ultralytics:  # noqa: N801 - reads as a function
     """Keep Ultralytics' own lines off stdout, which belongs to the answer."""
 
     def __enter__(self) -> None:
-        from ultralytics.utils import LOGGER
+        with contextlib.redirect_stdout(sys.stderr):  # its first import says what it creates
+            from ultralytics.utils import LOGGER
 
         self.logger, self.level = LOGGER, LOGGER.level
         LOGGER.setLevel("ERROR")
@@ -170,31 +239,25 @@ def _executor(executor: str, address: Optional[str], places: List[str]) -> Any:
     return LocalExecutor(places)
 
 
-def _say(job: Any, record: Dict[str, Any]) -> None:
-    text = f"{job.arm}/{job.seed}: {record['status']}"
-    if record.get("metrics"):
-        first = next(iter(record["metrics"].values()))
-        text += f" in {record['seconds']:.0f} s, AP {first['metrics']['AP']:.2f}"
-    print(text, file=sys.stderr, flush=True)
-
-
 def _failed(name: str, error: Dict[str, Any]) -> None:
     print(f"yolo-attn: error: {name}: {error['what']}; {error.get('log', '')}", file=sys.stderr)
     for line in error["tail"]:
         print(f"    {line}", file=sys.stderr)
 
 
-def _print_plan(plan: Any, only: Any, as_json: bool) -> None:
+def _print_plan(plan: Any, only: Any, places: List[str], as_json: bool) -> None:
+    from yolo_attn.ablation.decisions import chosen
+    from yolo_attn.ablation.estimate import estimate
     from yolo_attn.ablation.plan import estimated_seconds
-    from yolo_attn.ablation.runner import chosen
-    from yolo_attn.ablation.store import TrialFolder
+    from yolo_attn.ablation.plan_table import print_plan
+    from yolo_attn.ablation.runner import to_do
 
-    seconds = estimated_seconds(plan)
+    found = estimate(plan, to_do(plan, only), places)
     trials = [
         {
             "arm": job.arm,
             "seed": job.seed,
-            "status": TrialFolder(Path(job.folder)).status or "to do",
+            "status": plan.states[f"{job.arm}/{job.seed}"],
             "chosen": chosen(job.arm, job.seed, only),
             "command": " ".join(job.train),
         }
@@ -202,19 +265,11 @@ def _print_plan(plan: Any, only: Any, as_json: bool) -> None:
     ]
     if as_json:
         answer = {"study": plan.study.as_dict(), "arms": plan.arms, "trials": trials}
-        print(json.dumps({**answer, "flags": plan.flags, "seconds": seconds}, indent=2))
+        seconds = estimated_seconds(plan)  # None before a first trial; `estimate` guesses
+        answer.update(flags=plan.flags, seconds=seconds, estimate=asdict(found))
+        print(json.dumps(answer, indent=2))
         return
-    table = Table("arm", "seed", "status", "parameters", "GFLOPs", "command")
-    for t in trials:
-        cost = plan.arms[t["arm"]]
-        status = t["status"] if t["chosen"] else f"{t['status']} (not chosen)"
-        sizes = [f"{cost['parameters']:,}", f"{cost['gflops']:.2f}"]
-        table.add_row(t["arm"], str(t["seed"]), status, *sizes, escape(t["command"]))
-    _console().print(table)
-    for flag in plan.flags:
-        print(f"note: {flag}")
-    guess = "unknown before a first trial" if seconds is None else f"about {seconds:.0f} s"
-    print(f"{len(trials)} trials; time left on one device: {guess}")
+    print_plan(plan, trials, found, places)
 
 
 def _print_results(results: Any, as_json: bool) -> None:

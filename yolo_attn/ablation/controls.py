@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from yolo_attn.ablation.spec import Study
+from yolo_attn.ablation.start_weights import write_widened
 from yolo_attn.ablation.store import write_text
 from yolo_attn.errors import YoloAttnError
 
@@ -31,7 +32,7 @@ def with_controls(
         The study and the costs with the new arms, and what to say about them.
 
     Raises:
-        YoloAttnError: the baseline cannot be widened.
+        YoloAttnError: the baseline cannot be widened, or its weights cannot.
     """
     flags, arms = [], dict(arms)
     base = next(arm for arm in study.arms if arm.name == study.baseline)
@@ -46,11 +47,13 @@ def with_controls(
         name = f"{base.name}-match-{kind}"
         file = study.folder / "models" / f"{name}.yaml"
         model, cost = _widen(base.model, key, target, _side(study))
-        write_text(file, model)
+        if not file.is_file() or file.read_text(encoding="utf-8") != model:
+            write_text(file, model)
         arms[name] = {**cost, "matched": dearest}
-        study = replace(
-            study, arms=(*study.arms, replace(base, name=name, model=str(file), matched=kind))
-        )
+        control = replace(base, name=name, model=str(file), matched=kind)
+        if study.weights:
+            write_widened(study, base, control)
+        study = replace(study, arms=(*study.arms, control))
         off = 100 * (cost[key] / target - 1)
         flags.append(f"{name} is the baseline, widened to the {key} of {dearest} ({off:+.1f} %)")
     return study, arms, flags
@@ -67,20 +70,39 @@ def _widen(model: str, key: str, target: float, imgsz: int) -> tuple[str, dict[s
     d = load_model_yaml(model)
     best: tuple[float, str, dict[str, Any]] | None = None
     low, high = 1.0, WIDEST
+    refused: YoloAttnError | None = None
     with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "widened.yaml"
+
+        def built(factor: float) -> tuple[float, str, Any] | None:
+            """The nearest factor at which the model builds: attentions want whole heads."""
+            nonlocal refused
+            for near in (0.0, *(s * step / 50 for step in range(1, 6) for s in (1, -1))):
+                wider = factor * (1 + near)
+                title = f"{Path(model).name}, {wider:.4f} x wider"
+                text = to_yaml(_scaled(d, wider, model), title)
+                file.write_text(text, encoding="utf-8")
+                try:
+                    return wider, text, describe(str(file), imgsz)
+                except YoloAttnError as error:
+                    refused = error
+            return None
+
         for _ in range(STEPS):
             factor = (low + high) / 2
-            text = to_yaml(_scaled(d, factor, model), f"{Path(model).name}, {factor:.4f} x wider")
-            file = Path(folder) / "widened.yaml"
-            file.write_text(text, encoding="utf-8")
-            config = describe(str(file), imgsz)
+            found = built(factor)
+            if found is None:  # a gap: look beyond it
+                low = factor
+                continue
+            factor, text, config = found
             cost: dict[str, Any] = {"parameters": config.parameters, "gflops": config.gflops}
             cost["blocks"] = []
             distance = abs(cost[key] - target)
             if best is None or distance < best[0]:
                 best = (distance, text, cost)
             low, high = (low, factor) if cost[key] > target else (factor, high)
-    assert best is not None
+    if best is None:
+        raise YoloAttnError(f"match: {model} does not build at any other width ({refused})")
     return best[1], best[2]
 
 

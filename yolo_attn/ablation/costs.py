@@ -13,6 +13,7 @@ from typing import Any, Callable
 import numpy as np
 
 from yolo_attn.ablation.store import TrialFolder, read_json, write_json
+from yolo_attn.devices import torch_device
 from yolo_attn.evaluation.slicing import slicer
 
 WARM_UP, ROUNDS = 3, 50
@@ -26,14 +27,14 @@ def measure(weights: Mapping[str, Path], imgsz: int, device: str) -> dict[str, A
     Args:
         weights: arm -> checkpoint.
         imgsz: side of the input in pixels.
-        device: "cpu" or the number of a CUDA device.
+        device: as in Ultralytics; of several the first.
 
     Returns:
         {"arms": {arm: {"latency_ms", "latency_p95_ms"}}, "device", "threads", "rounds", "imgsz"}.
     """
     import torch
 
-    place = torch.device("cpu" if device == "cpu" else f"cuda:{device}")
+    place = torch.device(torch_device(device))
     nets = {arm: _network(file, place) for arm, file in weights.items()}
     generator = torch.Generator().manual_seed(0)
     image = torch.rand(1, 3, imgsz, imgsz, generator=generator).to(place)
@@ -73,7 +74,7 @@ def measure_predictions(
     """
     import torch
 
-    from yolo_attn.evaluation.predict import CONFIDENCE, torch_device
+    from yolo_attn.evaluation.predict import CONFIDENCE
 
     chosen = list(images)[:: max(-(-len(images) // ROUNDS), 1)]
     times: dict[str, list[float]] = {arm: [] for arm in predictors}
@@ -106,7 +107,7 @@ def predictor(
     import cv2
     from ultralytics import YOLO
 
-    from yolo_attn.evaluation.predict import CONFIDENCE, MAX_DET, NMS_IOU, torch_device
+    from yolo_attn.evaluation.predict import CONFIDENCE, MAX_DET, NMS_IOU
 
     place = torch_device(device)
     if cut:
@@ -166,7 +167,7 @@ def _summary(times: Mapping[str, Sequence[float]], place: Any) -> dict[str, Any]
         }
         for arm, values in times.items()
     }
-    name = torch.cuda.get_device_name(place) if place.type == "cuda" else "CPU"
+    name = torch.cuda.get_device_name(place) if place.type == "cuda" else place.type.upper()
     return {"arms": arms, "device": name, "threads": torch.get_num_threads()}
 
 
@@ -178,12 +179,16 @@ def _network(file: Path, place: Any) -> Any:
 
 
 def _timed(net: Any, image: Any) -> float:
-    import torch
-
-    if image.is_cuda:
-        torch.cuda.synchronize(image.device)
+    _wait(image)
     begin = time.perf_counter()
     net(image)
-    if image.is_cuda:
-        torch.cuda.synchronize(image.device)
+    _wait(image)
     return time.perf_counter() - begin
+
+
+def _wait(image: Any) -> None:
+    """Until the image's device has done what it was told."""
+    import torch
+
+    if image.device.type != "cpu":
+        getattr(torch, image.device.type).synchronize()

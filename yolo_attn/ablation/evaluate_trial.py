@@ -31,6 +31,9 @@ def evaluate_trial(
     device: str | None = None,
     slice_size: int | None = None,
     slice_overlap: float = OVERLAP,
+    single_cls: bool = False,
+    classes: int | list[int] | None = None,
+    into: str | None = None,
 ) -> None:
     """Predict and evaluate a trial; `write_results` says what is written.
 
@@ -42,6 +45,9 @@ def evaluate_trial(
         device: as in Ultralytics.
         slice_size: side of the slices that are predicted; None: whole images.
         slice_overlap: share of a slice that its neighbour has too.
+        single_cls: the training took all classes for one, so does the evaluation.
+        classes: numbers of the classes that the training saw, and no others are compared.
+        into: folder to write to; by default that of the trial.
 
     Raises:
         YoloAttnError: the checkpoint or the dataset is at fault.
@@ -52,7 +58,9 @@ def evaluate_trial(
     best = str(TrialFolder(folder).best)
     more: dict[str, Any] = {}
     if slice_size is None:
-        found = predict(best, data, split=split, device=device)
+        found = predict(
+            best, data, split=split, device=device, single_cls=single_cls, classes=classes
+        )
         more["ultralytics"] = {"metrics": found.ultralytics["metrics"]}
     else:
         found = predict_sliced(
@@ -64,12 +72,13 @@ def evaluate_trial(
         more["blocks"] = _use_of_blocks(best, list(found.truth.image), device)
     except YoloAttnError as error:  # images of other than three channels
         more["notes"].append(f"the use of the blocks is not measured: {error}")
+    folder = folder if into is None else Path(into)
     write_results(folder, found.truth.gt, found.dets, found.truth.image, protocols, more)
 
 
 def _use_of_blocks(best: str, images: list[str], device: str | None) -> list[dict[str, Any]]:
     """What the table after the training says, for every block of the checkpoint."""
-    from yolo_attn.evaluation.predict import torch_device
+    from yolo_attn.devices import torch_device
     from yolo_attn.explain import hooks, use
 
     subject = hooks.load(best)

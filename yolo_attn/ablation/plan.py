@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import shutil
 import subprocess
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from yolo_attn.ablation import arm_loss
+from yolo_attn.ablation import arm_loss, start_weights
+from yolo_attn.ablation.decisions import AGAIN, decide
+from yolo_attn.ablation.identity import Reader, Source, digest
 from yolo_attn.ablation.spec import Arm, Study
-from yolo_attn.ablation.store import DONE, TRAIN, TRIAL, TrialFolder, read_json
+from yolo_attn.ablation.store import DONE, STUDY, TRAIN, TRIAL, TrialFolder, read_json
 from yolo_attn.errors import YoloAttnError
 from yolo_attn.evaluation.slicing import require_sahi
 
@@ -21,6 +23,8 @@ AUGMENTATION = (
     "hsv_h hsv_s hsv_v degrees translate scale shear perspective flipud fliplr bgr mosaic mixup "
     "cutmix copy_paste close_mosaic augmentations multi_scale rect"
 ).split()
+
+CLASSES = ("single_cls", "classes")  # arguments that change which classes there are
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,9 @@ class Job:
         evaluate: arguments of `evaluate_trial`.
         after_crash: see `spec.Study`.
         manifest: what trial.json records beside: versions, commit, dataset, environment.
+        source: what its identity is read from, an `identity.Source`.
+        identity: "training" and "evaluation": the parts as the plan read them; empty: not checked.
+        again: evaluate it again although it is finished.
     """
 
     arm: str
@@ -46,6 +53,9 @@ class Job:
     evaluate: dict[str, Any]
     after_crash: str
     manifest: dict[str, Any]
+    source: dict[str, Any] = field(default_factory=dict)
+    identity: dict[str, Any] = field(default_factory=dict)
+    again: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """The same as plain data."""
@@ -62,6 +72,9 @@ class Plan:
         arms: arm -> parameters, GFLOPs and blocks.
         flags: what a reader of the report should know, one sentence each.
         images: number of training images.
+        states: "arm/seed" -> what becomes of a trial, in the words of `decisions`.
+        aside: folders of trials that are put aside before anything is trained.
+        stored: study.json as the plan found it.
     """
 
     study: Study
@@ -69,29 +82,54 @@ class Plan:
     arms: dict[str, dict[str, Any]]
     flags: list[str] = field(default_factory=list)
     images: int = 0
+    states: dict[str, str] = field(default_factory=dict)
+    aside: list[Path] = field(default_factory=list)
+    stored: Any = None
 
 
-def make_plan(study: Study) -> Plan:
-    """Check a study and list its trials; nothing is trained.
+def make_plan(
+    study: Study, *, force: bool = False, re_evaluate: bool = False, only: Sequence[str] = ()
+) -> Plan:
+    """Check a study and list its trials; nothing is trained and no trial is touched.
+
+    Args:
+        study: the study.
+        force: see `decisions.decide`, as the other two.
+        re_evaluate: likewise.
+        only: likewise.
 
     Raises:
-        YoloAttnError: a model does not build, data or weights are missing, or the finished trials
-            on disk are of other versions, data or arguments.
+        YoloAttnError: a model does not build, data or weights are missing.
+        RefusedError: trials on disk are of another model, data, versions or arguments.
     """
     from yolo_attn.ablation.controls import with_controls
 
     if any(arm.slice for arm in study.arms):
         require_sahi()
-    images, digest = dataset_digest(study.data, study.split)
+        for key in CLASSES:
+            if study.train.get(key) not in (None, False):
+                raise YoloAttnError(
+                    f"{study.name}: {key}={study.train[key]} does not go with an arm that predicts "
+                    "slices (leave out one of the two)"
+                )
+    reader = Reader()
+    images = [reader.images(study.data, split) for split in dict.fromkeys(("train", study.split))]
     if study.weights and not Path(study.weights).is_file():
         raise YoloAttnError(f"{study.name}: weights {study.weights} are not there")
     arms = {arm.name: _cost(arm, study) for arm in study.arms}
     study, arms, flags = with_controls(study, arms)
-    manifest = {**environment(), "dataset": {"data": study.data, "sha256": digest}}
-    jobs = [_job(study, arm, seed, manifest) for seed in study.seeds for arm in study.arms]
-    flags += [*_fairness(study), *arm_loss.told(study)]
-    _same_versions(study, jobs)
-    return Plan(study, jobs, arms, flags, images)
+    manifest = environment()
+    jobs = [_job(study, arm, seed, manifest, reader) for seed in study.seeds for arm in study.arms]
+    flags += [*_fairness(study), *arm_loss.told(study), *start_weights.told(study)]
+    found = decide(jobs, reader, force=force, re_evaluate=re_evaluate, only=only)
+    if found.older:
+        flags.append(
+            f"{len(found.older)} trials of an older release, which did not record what model, "
+            f"weights and data they were made with; its own checks pass: {', '.join(found.older)}"
+        )
+    jobs = [replace(job, again=found.states[f"{job.arm}/{job.seed}"] == AGAIN) for job in jobs]
+    stored = read_json(study.folder / STUDY)
+    return Plan(study, jobs, arms, flags, images[0], found.states, found.aside, stored)
 
 
 def _cost(arm: Arm, study: Study) -> dict[str, Any]:
@@ -107,27 +145,46 @@ def _cost(arm: Arm, study: Study) -> dict[str, Any]:
     return {"parameters": config.parameters, "gflops": config.gflops, "blocks": config.blocks}
 
 
-def _job(study: Study, arm: Arm, seed: int, manifest: dict[str, Any]) -> Job:
+def _job(study: Study, arm: Arm, seed: int, manifest: dict[str, Any], reader: Reader) -> Job:
     folder = study.folder / arm.name / str(seed)
     args = {**study.train, **arm.args}
     model = arm_loss.model_of(study, arm)
     train = ["yolo", "detect", "train", f"model={model}", f"data={study.data}", f"seed={seed}"]
-    train += [f"pretrained={study.weights or False}"]
+    weights = start_weights.weights_of(study, arm)
+    train += [f"pretrained={weights or False}"]
     train += [f"{key}={value}" for key, value in args.items() if key != "device"]
     train += [f"project={folder}", f"name={TRAIN}", "exist_ok=True"]
-    evaluate = {"data": study.data, "split": study.split, "protocols": list(study.protocols)}
+    evaluate: dict[str, Any] = {
+        "data": study.data,
+        "split": study.split,
+        "protocols": list(study.protocols),
+        # What the training saw as its classes is what is compared.
+        **{key: args[key] for key in CLASSES if args.get(key) not in (None, False)},
+    }
     slices: dict[str, Any] = {}
     if arm.slice is not None:
         slices = {"slice_size": arm.slice, "slice_overlap": arm.slice_overlap}
+    evaluate.update(slices)
+    given = {key: value for key, value in args.items() if key != "device"}
+    source = Source(model, weights, study.data, seed, given, evaluate)
+    identity = {"training": reader.training(source), "evaluation": reader.evaluation(source)}
+    dataset = {"data": study.data, "sha256": digest(identity["training"]["data"])}
     return Job(
         arm=arm.name,
         seed=seed,
         folder=str(folder),
         train=train,
         epochs=int(args.get("epochs", 100)),
-        evaluate={**evaluate, **slices},
+        evaluate=evaluate,
         after_crash=study.after_crash,
-        manifest={**manifest, "slices": slices or None, "loss": arm_loss.recorded(arm)},
+        manifest={
+            **manifest,
+            "dataset": dataset,
+            "slices": slices or None,
+            "loss": arm_loss.recorded(arm),
+        },
+        source=source.as_dict(),
+        identity=identity,
     )
 
 
@@ -143,68 +200,6 @@ def _fairness(study: Study) -> list[str]:
     if study.train.get("deterministic") is False:
         flags.append("deterministic=False: the same seed may give another result")
     return flags
-
-
-def _same_versions(study: Study, jobs: list[Job]) -> None:
-    """Refuse to mix results that cannot be compared; they stay as they are."""
-    for job in jobs:
-        record = TrialFolder(Path(job.folder)).record
-        if record.get("status") != DONE:
-            continue
-        where = f"{Path(job.folder) / TRIAL}"
-        for name, now in (("ultralytics", job.manifest["versions"]["ultralytics"]),):
-            then = record["versions"].get(name)
-            if then != now:
-                raise YoloAttnError(
-                    f"{where}: was done with {name} {then}, this is {now}; install that one, give "
-                    "the study another name, or do it again with --force (nothing was changed)"
-                )
-        if record["dataset"]["sha256"] != job.manifest["dataset"]["sha256"]:
-            raise YoloAttnError(
-                f"{where}: was done on another state of {study.data}; give the study another "
-                "name, or do it again with --force (nothing was changed)"
-            )
-        if record.get("slices") != job.manifest["slices"]:
-            raise YoloAttnError(
-                f"{where}: was done with slices {record.get('slices')}, the study now says "
-                f"{job.manifest['slices']}; give the arm another name, or do it again with --force "
-                "(nothing was changed)"
-            )
-        # The folder of all studies may have been moved.
-        then, now = (
-            {w for w in c if not w.startswith("project=")} for c in (record["command"], job.train)
-        )
-        if then != now:
-            changed = sorted(then ^ now)
-            raise YoloAttnError(
-                f"{where}: was done with other arguments ({', '.join(changed)}); give the study "
-                "another name, or do it again with --force (nothing was changed)"
-            )
-
-
-def dataset_digest(data: str, split: str) -> tuple[int, str]:
-    """Number of training images, and a digest of all image names, sizes and labels.
-
-    Raises:
-        YoloAttnError: the dataset cannot be loaded or lacks a split.
-    """
-    from yolo_attn.data.stats_read import label_files, list_images, load_dataset
-
-    content = load_dataset(data)
-    digest, images = hashlib.sha256(), 0
-    for name in dict.fromkeys(("train", split)):
-        if not content.get(name):
-            raise YoloAttnError(f"{data}: has no split {name!r}")
-        files = list_images(content[name], f"{data}: {name}")
-        if not files:
-            raise YoloAttnError(f"{data}: {name} has no images at {content[name]}")
-        images = images or len(files)
-        for image, label in zip(files, label_files(files)):
-            digest.update(f"{name}/{Path(image).name} {Path(image).stat().st_size}\n".encode())
-            if label.is_file():
-                digest.update(label.read_bytes())
-    digest.update(repr(sorted(dict(content["names"]).items())).encode())
-    return images, digest.hexdigest()
 
 
 def environment() -> dict[str, Any]:

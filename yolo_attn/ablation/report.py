@@ -16,8 +16,8 @@ from yolo_attn.ablation.costs import measure_study
 from yolo_attn.ablation.figures import as_plotly, figures_of, save_with_matplotlib
 from yolo_attn.ablation.pictures import LEGEND, data_uri, pictures_of
 from yolo_attn.ablation.results import COSTS, Results, collect
-from yolo_attn.ablation.runner import load_study
 from yolo_attn.ablation.store import DONE, TrialFolder, read_json, write_text
+from yolo_attn.ablation.studies import load_study
 from yolo_attn.evaluation.predict import image_paths
 
 PAGE, FIGURES = "report.html", "figures"

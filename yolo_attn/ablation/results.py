@@ -8,10 +8,10 @@ from typing import Any
 
 from yolo_attn.ablation.block_use import mean_use, remark
 from yolo_attn.ablation.evaluate_trial import RECORDS
-from yolo_attn.ablation.runner import load_study
 from yolo_attn.ablation.spec import Study
 from yolo_attn.ablation.statistics import Comparison, compare_arms
-from yolo_attn.ablation.store import DONE, FAILED, TrialFolder, read_json
+from yolo_attn.ablation.store import DONE, FAILED, INVALID, TrialFolder, read_json
+from yolo_attn.ablation.studies import load_study
 from yolo_attn.errors import YoloAttnError
 from yolo_attn.evaluation.records import MatchRecords, load_records
 from yolo_attn.explain.use_table import BlockUse
@@ -92,7 +92,7 @@ def collect(folder: Path) -> Results:
             record = at.record
             if record.get("status") == DONE:
                 trials[arm.name][seed] = Trial(arm.name, seed, at, record)
-            elif record.get("status") == FAILED:
+            elif record.get("status") in (FAILED, INVALID):
                 failed[f"{arm.name}/{seed}"] = record["error"]
             else:
                 unfinished.append(f"{arm.name}/{seed}")
@@ -127,8 +127,8 @@ def _records(
             records = load_records(file)
             if protocol not in records:
                 raise YoloAttnError(
-                    f"{file}: was evaluated without protocol {protocol}; do that trial again with "
-                    "--force, or leave the protocol out"
+                    f"{file}: was evaluated without protocol {protocol}; evaluate it with "
+                    "`yolo-attn ablate ... --re-evaluate`, or leave the protocol out"
                 )
             out.setdefault(arm, {})[seed] = records[protocol]
     return out
@@ -155,7 +155,11 @@ def _flags(trials: dict[str, dict[int, Trial]]) -> list[str]:
     commits = sorted({str(t.record["commit"]) for t in every})
     if len(commits) > 1:
         flags.append(f"trials of several commits of yolo_attn: {', '.join(commits)}")
-    if len({t.record["dataset"]["sha256"] for t in every}) > 1:
+    # Older releases' digests are of another kind; those trials have a flag of their own.
+    kinds: dict[bool, set[str]] = {}
+    for t in every:
+        kinds.setdefault("identity" in t.record, set()).add(t.record["dataset"]["sha256"])
+    if any(len(digests) > 1 for digests in kinds.values()):
         flags.append("trials of different states of the dataset")
     epochs = {f"{t.arm}/{t.seed}": t.record.get("epochs") for t in every}
     if len(set(epochs.values())) > 1:

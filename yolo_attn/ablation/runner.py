@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-import fnmatch
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Callable
 
+from yolo_attn.ablation.decisions import chosen
 from yolo_attn.ablation.executors import Executor
+from yolo_attn.ablation.identity import RefusedError, plain
 from yolo_attn.ablation.plan import Job, Plan, make_plan
 from yolo_attn.ablation.shared_training import in_two_rounds, take_weights
-from yolo_attn.ablation.spec import Study, from_dict
+from yolo_attn.ablation.spec import Study
 from yolo_attn.ablation.store import (
     DONE,
     FAILED,
+    INVALID,
     STUDY,
     TrialFolder,
     locked,
+    put_aside,
     read_json,
     write_json,
 )
+from yolo_attn.ablation.studies import continued, with_stored_seeds
 from yolo_attn.errors import YoloAttnError
 
 Report = Callable[[Job, dict[str, Any]], None]
@@ -32,7 +36,7 @@ class Outcome:
 
     Attributes:
         done: trials that are finished, now or before.
-        failed: trials that failed, with their errors.
+        failed: trials that failed, or whose data changed meanwhile, with their errors.
         busy: trials that another process is at.
         left: trials that were not asked for (`--only`) and are not finished.
     """
@@ -50,45 +54,29 @@ def with_more_seeds(study: Study, count: int) -> Study:
     return replace(study, seeds=(*seeds, *(next(new) for _ in range(count))))
 
 
-def with_stored_seeds(study: Study) -> Study:
-    """The study with the seeds that were added to it before."""
-    stored = read_json(study.folder / STUDY)
-    if not stored:
-        return study
-    more = [s for s in stored["study"]["seeds"] if s not in study.seeds]
-    return replace(study, seeds=(*study.seeds, *more))
+def plan_study(
+    study: Study,
+    *,
+    force: bool = False,
+    re_evaluate: bool = False,
+    extend: bool = False,
+    only: Sequence[str] = (),
+) -> Plan:
+    """Check a study against itself and what is on disk; nothing is touched.
 
-
-def load_study(folder: Path) -> tuple[Study, dict[str, Any]]:
-    """The study of a results folder, and the rest of study.json (flags, costs of the arms).
-
-    Raises:
-        YoloAttnError: the folder holds no study.
-    """
-    stored = read_json(folder / STUDY)
-    if stored is None:
-        raise YoloAttnError(
-            f"{folder}: no {STUDY} there (expected: a folder that `yolo-attn ablate` wrote, "
-            "such as runs/ablation/<study>)"
-        )
-    study = from_dict(stored["study"], str(folder / STUDY))
-    # The folder may have been moved or copied.
-    return replace(study, name=folder.resolve().name, project=str(folder.resolve().parent)), stored
-
-
-def plan_study(study: Study, *, force: bool = False, only: Sequence[str] = ()) -> Plan:
-    """Check a study; `force` forgets the results of the trials that `only` names (default: all).
+    Args:
+        study: the study.
+        force: trials that `only` names (default: all) will be put aside and trained anew.
+        re_evaluate: finished trials may be evaluated again without training.
+        extend: the study on disk gets the arms that it lacks, and keeps its own.
+        only: patterns of trials.
 
     Raises:
         YoloAttnError: see `plan.make_plan`; a pattern of `only` names no trial.
+        RefusedError: the folder holds a study of other arms, or trials of another training.
     """
-    study = with_stored_seeds(study)
-    if force:
-        for arm in _arm_names(study):
-            for seed in study.seeds:
-                if chosen(arm, seed, only):
-                    _forget(TrialFolder(study.folder / arm / str(seed)))
-    plan = make_plan(study)
+    study = continued(study, extend=extend)
+    plan = make_plan(study, force=force, re_evaluate=re_evaluate, only=only)
     for pattern in only:
         if not any(chosen(job.arm, job.seed, [pattern]) for job in plan.jobs):
             arms = ", ".join(dict.fromkeys(job.arm for job in plan.jobs))
@@ -96,12 +84,10 @@ def plan_study(study: Study, *, force: bool = False, only: Sequence[str] = ()) -
     return plan
 
 
-def chosen(arm: str, seed: int, only: Sequence[str]) -> bool:
-    """Whether `only` names a trial; patterns are ARM or ARM/SEED, none means all."""
-    return not only or any(
-        fnmatch.fnmatch(arm, pattern) or fnmatch.fnmatch(f"{arm}/{seed}", pattern)
-        for pattern in only
-    )
+def to_do(plan: Plan, only: Sequence[str] = ()) -> list[Job]:
+    """The trials that `run_plan` will do."""
+    aside = {str(path) for path in plan.aside}
+    return [job for job in plan.jobs if chosen(job.arm, job.seed, only) and _is_open(job, aside)]
 
 
 def run_plan(
@@ -122,12 +108,16 @@ def run_plan(
         YoloAttnError: results cannot be written.
     """
     folder = plan.study.folder
-    with locked(folder, wait=True):
+    with locked(folder, wait=True) as handle:
+        if handle is None:
+            raise YoloAttnError(f"{folder}: was moved meanwhile; run the command again")
+        _unchanged(plan)
+        put_aside(folder, plan.aside)
         content = {"study": plan.study.as_dict(), "arms": plan.arms, "flags": plan.flags}
         write_json(folder / STUDY, content)
     outcome, todo = Outcome(), []
     for job in plan.jobs:
-        if TrialFolder(Path(job.folder)).status == DONE:
+        if not _is_open(job):
             outcome.done.append(job)
         elif chosen(job.arm, job.seed, only):
             todo.append(job)
@@ -137,7 +127,7 @@ def run_plan(
     def ended(job: Job, record: dict[str, Any]) -> None:
         if record["status"] == DONE:
             outcome.done.append(job)
-        elif record["status"] == FAILED:
+        elif record["status"] in (FAILED, INVALID):
             outcome.failed.append((job, record["error"]))
         else:
             outcome.busy.append(job)
@@ -153,15 +143,17 @@ def run_plan(
     return outcome
 
 
-def _arm_names(study: Study) -> list[str]:
-    matched = [f"{study.baseline}-match-{kind}" for kind in study.match]
-    return [*(arm.name for arm in study.arms), *matched]
+def _is_open(job: Job, aside: Collection[str] = ()) -> bool:
+    finished = TrialFolder(Path(job.folder)).status == DONE
+    return not finished or job.again or job.folder in aside
 
 
-def _forget(folder: TrialFolder) -> None:
-    if not folder.path.is_dir():
+def _unchanged(plan: Plan) -> None:
+    """Raise if another process has changed the study since it was planned."""
+    now = read_json(plan.study.folder / STUDY)
+    if now is None or now == plan.stored or now["study"] == plain(plan.study.as_dict()):
         return
-    with locked(folder.path) as handle:
-        if handle is None:
-            raise YoloAttnError(f"{folder.path}: another process is at it; wait, or end that one")
-        folder.clear()
+    raise RefusedError(
+        f"{plan.study.folder}: another process has changed the study meanwhile; run the command "
+        "again (nothing was changed)"
+    )

@@ -58,7 +58,8 @@ def take_weights(job: Job, jobs: Sequence[Job]) -> str:
                 shutil.copy2(source.path / TRAIN / name, place)
         told = {key: value for key, value in source.record.items() if key in TOLD}
         name = f"{other.arm}/{other.seed}"
-        folder.write(weights_of=name, train_seconds=0.0, **told)
+        identity = {"training": (source.record.get("identity") or {}).get("training", {})}
+        folder.write(weights_of=name, train_seconds=0.0, identity=identity, **told)
         (folder.path / TRAINED).touch()  # last: only now there is nothing to train
         return name
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from yolo_attn.ablation.store import TAKEN_NAMES
 from yolo_attn.errors import YoloAttnError, did_you_mean
 from yolo_attn.evaluation.slicing import OVERLAP, check_slices
 
@@ -30,6 +31,7 @@ RESERVED = {
     "mode": "`yolo-attn ablate`, which trains",
     "task": "the model",
     "save": "the study, which needs the checkpoints",
+    "cfg": "its keys, one by one: a file may change under a study",
 }
 # An arm that differs in one of these has another budget or other data: no comparison is left.
 BUDGET = ("epochs", "time", "batch", "imgsz", "fraction", "nbs", "single_cls", "classes")
@@ -153,6 +155,13 @@ def from_dict(content: Mapping[str, Any], where: str = "study") -> Study:
     arms = tuple(_arms(content["arms"], where))
     baseline = str(content.get("baseline") or arms[0].name)
     names = [arm.name for arm in arms]
+    match = _choices(content.get("match"), MATCH, f"{where}: match")
+    controls = {f"{baseline}-match-{kind}" for kind in match}
+    for arm in arms:
+        if arm.name in controls and not arm.matched:
+            raise YoloAttnError(
+                f"{where}: an arm cannot be named {arm.name!r}: so is the control that `match` adds"
+            )
     if baseline not in names:
         hint = did_you_mean(baseline, names) or f" (arms: {', '.join(names)})"
         raise YoloAttnError(f"{where}: baseline {baseline!r} is no arm{hint}")
@@ -164,7 +173,7 @@ def from_dict(content: Mapping[str, Any], where: str = "study") -> Study:
         data=str(content["data"]),
         train=_train(content.get("train") or {}, f"{where}: train"),
         weights=str(content["weights"]) if content.get("weights") else None,
-        match=_choices(content.get("match"), MATCH, f"{where}: match"),
+        match=match,
         protocols=_protocols(content.get("protocols"), where),
         split=str(content.get("split") or "val"),
         draws=_whole(content.get("draws", 1000), 100, f"{where}: draws"),
@@ -233,13 +242,30 @@ def _arms(value: Any, where: str) -> list[Arm]:
         name = _name(str(entry.get("name") or own), f"{place}: name")
         matched = str(entry.get("matched") or "")
         arms.append(Arm(name, model, args, matched, **slices, loss=loss))
-    names = [arm.name for arm in arms]
-    if len(set(names)) < len(names):
-        twice = next(n for n in names if names.count(n) > 1)
-        raise YoloAttnError(f"{where}: two arms are named {twice!r}; give one another `name`")
+    _folders([arm.name for arm in arms], where)
     if len(arms) < 2:
         raise YoloAttnError(f"{where}: a study compares at least two arms")
     return arms
+
+
+def _folders(names: Sequence[str], where: str) -> None:
+    """Refuse arms whose folders would be one, or a file of the study's own."""
+    taken = {name.lower(): name for name in TAKEN_NAMES}
+    seen: dict[str, str] = {}
+    for name in names:
+        low = name.lower()  # GC and gc are one folder on many disks
+        if low in taken:
+            raise YoloAttnError(
+                f"{where}: an arm cannot be named {name!r}: {taken[low]} in the study's folder is "
+                "the study's own; give it another `name`"
+            )
+        if low in seen:
+            named = repr(name) if seen[low] == name else f"{seen[low]!r} and {name!r}"
+            raise YoloAttnError(
+                f"{where}: two arms are named {named}, one folder on many disks; give one another "
+                "`name`"
+            )
+        seen[low] = name
 
 
 def _loss(entry: Mapping[str, Any], place: str) -> tuple[Any, str]:

@@ -7,18 +7,28 @@ import json
 import os
 import shutil
 import tempfile
+import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from yolo_attn.ablation.checkpoint_facts import is_pair, moment
 from yolo_attn.errors import YoloAttnError
 
 STUDY, TRIAL, LOCK = "study.json", "trial.json", ".lock"
 RUNNING, FAILED, DONE = "running", "failed", "done"
+INVALID = "invalid"  # finished, but what it depends on changed meanwhile
+ARCHIVE, MODELS = "archive", "models"  # in a study's folder: trials put aside; YAMLs of its own
+# What else is in a study's folder, beside one folder an arm.
+TAKEN_NAMES = frozenset(
+    (STUDY, ARCHIVE, MODELS)
+    + ("costs.json", "report.html", "figures", "table.csv", "table.tex", "blocks.csv", "blocks.tex")
+)
 TRAIN, SAFE = "train", "safe"  # Ultralytics' folder, and our copy of its last whole checkpoint
 TRAINED = "trained"  # a file that the child leaves between training and evaluation
+TRAINER = "trainer.json"  # versions of the process that trained, which may be another machine's
 TRAIN_LOG, EVALUATE_LOG = "train.log", "evaluate.log"
 KEPT = ("weights/last.pt", "weights/best.pt", "results.csv")
 
@@ -55,17 +65,16 @@ class TrialFolder:
         """Whether its training came to its end."""
         return (self.path / TRAINED).is_file() and self.best.is_file()
 
-    def clear(self) -> None:
-        """Remove everything but the lock."""
-        for entry in self.path.iterdir() if self.path.is_dir() else ():
-            if entry.name == LOCK:
-                continue
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    @property
+    def empty(self) -> bool:
+        """Whether nothing was ever done in it."""
+        return not self.path.is_dir() or all(e.name == LOCK for e in self.path.iterdir())
 
     def keep_checkpoint(self) -> bool:
         """Copy Ultralytics' newest checkpoint beside it if it is whole and newer than our copy.
 
-        Ultralytics writes last.pt in place: killed while it writes, it leaves half a file.
+        Ultralytics writes last.pt in place: killed while it writes, it leaves half a file; killed
+        before it writes best.pt, the two are of different epochs. Both keep the older copy.
         """
         train, safe = self.path / TRAIN, self.path / SAFE
         last = train / KEPT[0]
@@ -86,10 +95,14 @@ class TrialFolder:
             unchanged = last.stat().st_mtime_ns == stamp
         except OSError:
             unchanged = False  # the disk is full, or the training is replacing the file
-        whole = [is_whole(new / n) for n in ("last.pt", "best.pt") if (new / n).is_file()]
-        if not unchanged or not whole or not all(whole):
+        both = [new / "last.pt", new / "best.pt"]
+        whole = unchanged and all(file.is_file() and is_whole(file) for file in both)
+        if not whole or not is_pair(*both):
             shutil.rmtree(new, ignore_errors=True)
             return False
+        if at := moment(both[0]):
+            # The row of the next epoch is written before its checkpoint.
+            cut_rows(new / Path(KEPT[2]).name, at.epoch + 1)
         shutil.rmtree(old, ignore_errors=True)
         if safe.exists():
             safe.rename(old)
@@ -119,6 +132,62 @@ class TrialFolder:
         """A finished training needs no copy."""
         for name in (SAFE, f"{SAFE}.old", f"{SAFE}.new"):
             shutil.rmtree(self.path / name, ignore_errors=True)
+
+
+def put_aside(study: Path, trials: Sequence[Path]) -> Path | None:
+    """Move trials of a study into a new folder of its archive; nothing is deleted.
+
+    Args:
+        study: its folder.
+        trials: folders <study>/<arm>/<seed>.
+
+    Returns:
+        The new folder; None if there was nothing to move.
+
+    Raises:
+        YoloAttnError: another process is at one of them, and then none is moved; or the folder
+            cannot be written.
+    """
+    there = [path for path in trials if not TrialFolder(path).empty]
+    if not there:
+        return None
+    with contextlib.ExitStack() as stack:
+        for path in there:
+            if stack.enter_context(locked(path)) is None:
+                raise YoloAttnError(f"{path}: another process is at it; wait, or end that one")
+        place = _new_archive(study)
+        for path in there:
+            target = place / path.relative_to(study)
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                path.rename(target)  # whole or not at all, the lock included
+            except OSError as error:
+                raise YoloAttnError(
+                    f"{path}: cannot be moved to {target} ({error.strerror})"
+                ) from error
+    return place
+
+
+def _new_archive(study: Path) -> Path:
+    name = time.strftime("%Y-%m-%d_%H-%M-%S")
+    number = 1
+    while True:
+        place = study / ARCHIVE / (name if number == 1 else f"{name}-{number}")
+        try:
+            place.mkdir(parents=True)
+            return place
+        except FileExistsError:  # another one in this second
+            number += 1
+        except OSError as error:
+            raise YoloAttnError(f"{place}: cannot be written ({error.strerror})") from error
+
+
+def cut_rows(table: Path, rows: int) -> None:
+    """Keep a table's header and its first rows."""
+    with contextlib.suppress(OSError):
+        lines = table.read_text(encoding="utf-8").splitlines(keepends=True)
+        if len(lines) > rows + 1:
+            table.write_text("".join(lines[: rows + 1]), encoding="utf-8")
 
 
 def is_whole(file: Path) -> bool:
@@ -200,6 +269,14 @@ def locked(folder: Path, wait: bool = False) -> Iterator[int | None]:
         except BlockingIOError:
             yield None
         else:
-            yield handle
+            # Put aside meanwhile, the folder took the file along: this lock is of the old trial.
+            yield handle if _is_at(handle, folder / LOCK) else None
     finally:
         os.close(handle)
+
+
+def _is_at(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except OSError:
+        return False

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any, Callable
 
-from yolo_attn.ablation.store import EVALUATE_LOG, TRAINED, TrialFolder
+from yolo_attn.ablation.store import EVALUATE_LOG, TRAINED, TRAINER, TrialFolder, write_json
 from yolo_attn.errors import YoloAttnError
 
 Train = Callable[[list[str]], None]
@@ -36,12 +36,15 @@ def run_child(train: Train, evaluate: Evaluate) -> None:
     evaluate(folder, options["evaluate"])
 
 
-def yolo(command: list[str]) -> None:
-    """Run a `yolo` command here, as its console script does."""
+def yolo(command: list[str], folder: TrialFolder) -> None:
+    """Run a `yolo` command here, as its console script does; note with which versions."""
     # Before Ultralytics is imported: it keeps the list that sys.argv then is.
     sys.argv = list(command)
     from ultralytics.cfg import entrypoint
 
+    from yolo_attn.ablation.plan import environment
+
+    write_json(folder.path / TRAINER, environment())
     entrypoint()
 
 
@@ -59,6 +62,7 @@ def evaluate_here(folder: TrialFolder, options: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     try:
-        run_child(yolo, evaluate_here)
+        trial = TrialFolder(Path(sys.argv[1]))
+        run_child(lambda command: yolo(command, trial), evaluate_here)
     except YoloAttnError as error:
         sys.exit(f"error: {error}")

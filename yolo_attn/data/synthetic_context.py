@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from yolo_attn.data.synthetic import (
+from yolo_attn.data.drawing import (
     GAP,
-    _background,
-    _cxcywh,
-    _distractor,
-    _free_place,
-    _moved,
-    _new_shape,
-    _paint,
-    _photographed,
+    background,
+    cxcywh,
+    distractor,
+    free_place,
+    moved,
+    new_shape,
+    paint,
+    photographed,
 )
 
 SIGN = 1 / 8  # side of the sign, of the image's
@@ -49,7 +49,7 @@ class Scene:
         """Labels ``(class, x, y, w, h)`` of the shapes that count in this mode."""
         wanted = self.counts if mode == "context" else "bright"
         return [
-            (cls, *_cxcywh(np.array(box) / self.image_size))
+            (cls, *cxcywh(np.array(box) / self.image_size))
             for cls, *box, polarity in self.shapes
             if polarity == wanted
         ]
@@ -81,27 +81,27 @@ def draw_scene(
     Returns:
         The image ``(image_size, image_size, 3)`` uint8 and what is in it.
     """
-    canvas = _background(rng, image_size)
+    canvas = background(rng, image_size)
     canvas = np.float32(127.5) + np.float32(FLATTEN) * (canvas - np.float32(127.5))
     counts = "bright" if rng.integers(2) else "dark"
     sign = _sign_box(rng, image_size)
     n = int(rng.integers(objects[0], objects[1] + 1))
     for _ in range(int(rng.poisson(n * clutter))):
-        _distractor(rng, canvas, object_size)
+        distractor(rng, canvas, object_size)
     _paint_sign(canvas, sign, lying=counts == "bright")  # over the clutter
 
     reach = max(distance - GAP, 0.0)
     taken = np.array([sign]) + np.array([-reach, -reach, reach, reach])
     shapes = []
     for _ in range(n):
-        cls, contours = _new_shape(rng, classes, object_size, size_distribution)
+        cls, contours = new_shape(rng, classes, object_size, size_distribution)
         bright = bool(rng.integers(2))
-        box = _free_place(rng, contours, image_size, taken)
+        box = free_place(rng, contours, image_size, taken)
         if box is not None:
             taken = np.vstack([taken, box])
-            _paint(rng, canvas, _moved(contours, box), CONTRAST, bright)
+            paint(rng, canvas, moved(contours, box), CONTRAST, bright)
             shapes.append((cls, *box.tolist(), "bright" if bright else "dark"))
-    return _photographed(rng, canvas), Scene(image_size, counts, sign, tuple(shapes))
+    return photographed(rng, canvas), Scene(image_size, counts, sign, tuple(shapes))
 
 
 def _sign_box(rng: np.random.Generator, image_size: int) -> tuple[int, int, int, int]:

@@ -84,27 +84,33 @@ def dataset_truth(
     names: Mapping[int, str],
     labels: Sequence[Mapping[str, Any]],
     warnings: Warnings,
+    every: Mapping[int, str] | None = None,
+    kept: Sequence[int] | None = None,
 ) -> DatasetTruth:
     """Ground truth from the sidecar if there is one for these images, else from the labels.
 
     Args:
         root: folder of the dataset (`path` of its YAML).
         split: train, val or test.
-        names: classes of the dataset YAML.
+        names: classes of the dataset YAML, or the one that they were all taken for.
         labels: of the images that the model was run on, as Ultralytics holds them; see
             `from_labels`.
         warnings: gets what is odd.
+        every: classes of the dataset YAML, where `names` is less.
+        kept: numbers of those that count; None: all.
 
     Raises:
         YoloAttnError: a sidecar that is broken, or lacks some of the images or classes.
     """
     file = find_sidecar(root, split)
     if file is not None:
-        truth = from_sidecar(file, [str(row["im_file"]) for row in labels], names, warnings)
+        images = [str(row["im_file"]) for row in labels]
+        truth = from_sidecar(file, images, every or names, warnings)
         if truth is not None:
-            return truth
+            return truth if kept is None else _as_seen(truth, names, kept)
         warnings.count("sidecar of other images than the dataset's, not used", str(file))
-    return from_labels(labels, names)
+    truth = from_labels(labels, names)
+    return truth if kept is None else _as_seen(truth, names, kept)
 
 
 def from_sidecar(
@@ -171,6 +177,20 @@ def from_labels(labels: Iterable[Mapping[str, Any]], names: Mapping[int, str]) -
     )
     index = {path: i for i, path in enumerate(paths)}
     return DatasetTruth(gt, {n: n for n in names}, index, "the label files")
+
+
+def _as_seen(truth: DatasetTruth, names: Mapping[int, str], kept: Sequence[int]) -> DatasetTruth:
+    """The objects of some classes only; all of one class if `names` is but one."""
+    one = len(names) == 1
+    if one and set(truth.categories) == {0}:  # labels, which Ultralytics has renumbered already
+        return truth
+    numbers = {n: truth.categories[n] for n in kept}
+    gt = truth.gt.keep(np.isin(truth.gt.category, list(numbers.values())))
+    if one:
+        gt = replace(gt, classes=dict(names), category=np.zeros(len(gt.boxes), np.int64))
+    else:
+        gt = replace(gt, classes={c: gt.classes[c] for c in numbers.values()})
+    return replace(truth, gt=gt, categories={0: 0} if one else numbers)
 
 
 def _unique(names: Sequence[str], where: str) -> dict[str, int]:

@@ -9,18 +9,21 @@ import contextlib
 import logging
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from yolo_attn.devices import parse
+from yolo_attn.devices import torch_device as torch_device  # its name here is public
 from yolo_attn.errors import YoloAttnError
 from yolo_attn.evaluation.boxes import Detections
 from yolo_attn.evaluation.ground_truth import DatasetTruth, dataset_truth
 from yolo_attn.evaluation.notes import Warnings
 
 CONFIDENCE, NMS_IOU = 0.001, 0.7  # what `yolo val` takes by default
+ONE_CLASS = "item"  # what Ultralytics calls it with single_cls
 MAX_DET = 500  # an image; Ultralytics' 300 cut dense scenes
 
 
@@ -56,6 +59,8 @@ def predict(
     max_det: int = MAX_DET,
     batch: int = 16,
     device: str | None = None,
+    single_cls: bool = False,
+    classes: int | Sequence[int] | None = None,
 ) -> Prediction:
     """Run a model on a split of a dataset as `yolo val` does.
 
@@ -67,22 +72,32 @@ def predict(
         max_det: detections an image at most.
         batch: images at once.
         device: as in Ultralytics; by default the first GPU, else the CPU.
+        single_cls: take all classes for one, as a training with that argument does.
+        classes: numbers of the only classes that count, as in such a training.
 
     Raises:
-        YoloAttnError: a model or dataset that cannot be loaded, whose classes differ in number, or
-            whose sidecar does not fit.
+        YoloAttnError: an unknown device; a model or dataset that cannot be loaded, whose classes
+            differ in number, or whose sidecar does not fit.
     """
+    parse(device)
     with output_on_stderr():
         from yolo_attn.data.stats_read import load_dataset
 
         content = load_dataset(data)
         check_split(content, data, split)
-        validator = _validate(model, data, split, imgsz, max_det, batch, device)
+        kept = seen_classes(content, data, single_cls, classes)
+        more = {} if kept is None else {"single_cls": single_cls, "classes": list(kept)}
+        validator = _validate(model, data, split, imgsz, max_det, batch, device, more)
     warnings = Warnings()
-    compare_names(dict(validator.data["names"]), dict(validator.names), warnings)
+    names = {0: ONE_CLASS} if single_cls else dict(validator.data["names"])
+    compare_names(names, dict(validator.names), warnings)
     labels = labels_of(validator, validator.shapes)
-    truth = dataset_truth(content["path"], split, content["names"], labels, warnings)
-    dets = truth.detections(validator.found)
+    given = names if single_cls else content["names"]
+    truth = dataset_truth(content["path"], split, given, labels, warnings, content["names"], kept)
+    found = validator.found
+    if kept is not None:  # the model may know, and find, more classes than those that count
+        found = {p: rows[np.isin(rows[:, 5], list(truth.categories))] for p, rows in found.items()}
+    dets = truth.detections(found)
     removal = "no NMS (end to end)" if getattr(validator, "end2end", False) else f"NMS {NMS_IOU}"
     notes = [
         f"predictions as of `yolo val` at imgsz={validator.args.imgsz}: confidence {CONFIDENCE}, "
@@ -93,14 +108,24 @@ def predict(
     return Prediction(truth, dets, _ultralytics(validator, truth), notes, warnings)
 
 
-def torch_device(device: str | None) -> str:
-    """Ultralytics' `device` as torch writes it; of several GPUs the first."""
-    import torch
+def seen_classes(
+    content: Mapping[str, Any], data: str, single_cls: bool, classes: int | Sequence[int] | None
+) -> list[int] | None:
+    """Numbers of the dataset's classes that a training with these arguments sees; None: all.
 
-    text = str(device).split(",")[0] if device not in (None, "") else ""
-    if not text:
-        return "cuda:0" if torch.cuda.is_available() else "cpu"
-    return f"cuda:{text}" if text.isdigit() else text
+    Raises:
+        YoloAttnError: a number that the dataset does not have.
+    """
+    if classes is None:
+        return list(content["names"]) if single_cls else None
+    kept = [classes] if isinstance(classes, int) else [int(number) for number in classes]
+    for number in kept:
+        if number not in content["names"]:
+            raise YoloAttnError(
+                f"classes={number}: {data} has no class of that number (it has 0 to "
+                f"{len(content['names']) - 1})"
+            )
+    return sorted(set(kept))
 
 
 def image_paths(data: str, split: str) -> list[str]:
@@ -193,6 +218,7 @@ def _validate(
     max_det: int,
     batch: int,
     device: str | None,
+    more: Mapping[str, Any],
 ) -> Any:
     """The validator after its run; `found` holds the predictions."""
     from ultralytics import YOLO
@@ -206,7 +232,7 @@ def _validate(
             side = {} if imgsz is None else {"imgsz": imgsz}
             net.val(
                 validator=_recorder(net._smart_load("validator"), held),
-                data=data, split=split, max_det=max_det, batch=batch, device=device, **side,
+                data=data, split=split, max_det=max_det, batch=batch, device=device, **side, **more,
                 conf=CONFIDENCE, iou=NMS_IOU, plots=False, save_json=False, save_txt=False,
                 project=scratch, name="val", exist_ok=True,
             )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Callable
 
+from yolo_attn.devices import torch_device
 from yolo_attn.errors import YoloAttnError
 from yolo_attn.evaluation.ground_truth import dataset_truth
 from yolo_attn.evaluation.notes import Warnings
@@ -17,7 +18,6 @@ from yolo_attn.evaluation.predict import (
     compare_names,
     output_on_stderr,
     source_note,
-    torch_device,
 )
 from yolo_attn.evaluation.slicing import (
     MERGE,

@@ -33,3 +33,8 @@ class UnexpectedHostError(YoloAttnError):
             "please report "
             f"it to {REPORT}"
         )
+        self.about = (function, expected)
+
+    def __reduce__(self) -> tuple[type[UnexpectedHostError], tuple[str, str]]:
+        """Another process (a data loader's worker, a Ray task) hands it on."""
+        return type(self), self.about

@@ -12,7 +12,9 @@ Report = Callable[[Job, dict[str, Any]], None]
 
 
 class Executor(Protocol):
-    """Does jobs and reports each as it ends."""
+    """Does jobs and reports each as it ends; `places` of them at the same time."""
+
+    places: int
 
     def execute(self, jobs: Sequence[Job], report: Report) -> None:
         """Do all jobs; `report(job, record)` is called once for each, in this process."""

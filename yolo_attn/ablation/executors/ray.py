@@ -13,6 +13,11 @@ from yolo_attn.ablation.executors import Report
 from yolo_attn.ablation.plan import Job
 from yolo_attn.errors import YoloAttnError
 
+# Ray shows a task its own GPU alone, through CUDA_VISIBLE_DEVICES. Told "0", Ultralytics up to 8.4
+# overwrites that variable, and all tasks of a machine sit on its first GPU. Told nothing, every
+# release takes the first GPU that it sees.
+OWN_GPU = "None"
+
 
 class RayExecutor:
     """Tasks of a Ray cluster, each with a GPU if the cluster has any."""
@@ -36,16 +41,23 @@ class RayExecutor:
         except (ConnectionError, ValueError, RuntimeError) as error:
             text = " ".join(str(error).split())[:200]
             raise YoloAttnError(f"--address {address}: no Ray cluster there ({text})") from error
-        self.gpus = float(ray.cluster_resources().get("GPU", 0))
+        resources = ray.cluster_resources()
+        self.gpus = float(resources.get("GPU", 0))
+        self.places = max(int(self.gpus or resources.get("CPU", 1)), 1)
 
     def execute(self, jobs: Sequence[Job], report: Report) -> None:
         """Do all jobs; a task whose worker dies is reported as failed and the others go on."""
         remote = self.ray.remote(num_cpus=1, num_gpus=1 if self.gpus else 0, max_retries=0)(_task)
-        device = "0" if self.gpus else "cpu"  # Ray shows a task only its own GPU, as number 0
+        device = OWN_GPU if self.gpus else "cpu"
         path = os.environ.get("PYTHONPATH", "")
         running = {remote.remote(job.as_dict(), device, os.getcwd(), path): job for job in jobs}
         while running:
-            (reference,), _ = self.ray.wait(list(running), num_returns=1)
+            try:
+                (reference,), _ = self.ray.wait(list(running), num_returns=1)
+            except KeyboardInterrupt:
+                for reference in running:
+                    self.ray.cancel(reference, force=True)  # its guard ends the training
+                raise
             job = running.pop(reference)
             try:
                 report(job, self.ray.get(reference))
