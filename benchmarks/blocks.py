@@ -38,6 +38,7 @@ from timing import geometric_mean, interleaved, processor_name
 from torch import nn
 
 import yolo_attn
+from yolo_attn.registry import list_layers
 
 TOLERANCE, DOUBLE_TOLERANCE = 1e-4, 1e-9
 MIB = 1 << 20
@@ -92,7 +93,8 @@ def cases(pattern: str, defaults_only: bool) -> list[tuple[str, dict[str, Any]]]
     """Names and options of what is to be measured."""
     return [
         (name, options)
-        for name in yolo_attn.list_blocks(pattern)
+        for name in (*yolo_attn.list_blocks(pattern), *list_layers(pattern))
+        if name in PLAIN
         for options in ({}, *([] if defaults_only else VARIANTS.get(name, [])))
     ]
 

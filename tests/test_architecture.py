@@ -48,7 +48,7 @@ MAY_IMPORT = {
 MAY_USE = {
     "blocks": {"torch"},
     "layers": {"torch", "ultralytics"},
-    "ops": {"torch"},
+    "ops": {"torch", "torchvision"},  # its deformable convolution, on a GPU
     "losses": {"torch"},
     "errors": set(),
     "paths": set(),

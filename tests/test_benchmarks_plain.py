@@ -17,6 +17,7 @@ from plain import PLAIN, VARIANTS
 from plain.pair import Pair, disagreement, input_shapes, make_pair
 
 from yolo_attn import list_blocks
+from yolo_attn.registry import list_layers
 
 CASES = [(name, options) for name in PLAIN for options in ({}, *VARIANTS.get(name, ()))]
 MIB = 1 << 20
@@ -37,7 +38,7 @@ def test_every_block_has_a_plain_counterpart() -> None:
 def test_plain_and_ours_are_the_same_function(
     name: str, options: dict, side: int, batch: int
 ) -> None:
-    if name not in list_blocks():
+    if name not in {*list_blocks(), *list_layers()}:
         pytest.skip(f"{name} is not registered")
     shapes = input_shapes(name, 0, lambda k: int(64 * 2.0**k), lambda k: int(side * 2.0**-k))
     pair = make_pair(name, PLAIN[name], shapes, options, batch).to(torch.float64)

@@ -24,8 +24,9 @@ import block_truth  # noqa: E402
 WIDTHS = {0: 16, 2: 32, 4: 64, 6: 128, 9: 256}
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
 AGREE = 0.05  # share by which training and evaluation may differ
-# Of random maps attention gives these norms one value an image, and the last has seven in a row.
-SCATTER = {"FPTSelf": 0.1, "FPTGround": 0.1, "SPPCSPC": 0.1}
+# Of random maps attention gives these norms one value an image, as ODConv's mean does; SPPCSPC has
+# seven in a row.
+SCATTER = {"FPTSelf": 0.1, "FPTGround": 0.1, "SPPCSPC": 0.1, "ODConv": 0.1}
 SHARED = "the published code's statistics, of the last few channels in evaluation"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 from yolo_attn import block_info, create, list_blocks
 from yolo_attn.errors import YoloAttnError
 from yolo_attn.registry import list_layers
+
+from .layer_variants import EQUAL_WIDTHS, EVEN_ONLY, LAYER_VARIANTS, LINEAR_TAILS, output_size
 
 WIDTHS = (16, 24, 40, 64, 72, 96, 160, 256)
 SIZES = ((20, 20), (13, 17), (5, 5), (1, 1))
@@ -110,17 +113,11 @@ VARIANTS = {
     ],
     "FPTRender": [{"order": "conv_first"}],
     "FcaNet": [{"frequencies": "low32", "dct_h": 14, "dct_w": 5}],
-    "SPPCSPC": [{"out_channels": 24}],
-    "DownC": [{"out_channels": 24}],
-    "RepConv3x3": [{"out_channels": 24}],
+    **LAYER_VARIANTS,
 }
 # Blocks whose paper lets no gradient through a part.
 GRADIENT_CUT = {"EMAU": "the EM steps run without gradient, as the authors intend"}
 SOFT_CUT = "soft routing weighs regions by means that get no gradient, as the authors have it"
-# What layers do that no block may: shrink the map (rounding up), want even sides, equal widths.
-STRIDE = {"DownC": 2, "ReOrg": 2}
-EVEN_ONLY = {"ReOrg"}
-EQUAL_WIDTHS = {"Shortcut"}
 BLOCKS = [*list_blocks(), *list_layers()]
 CASES = [(name, options) for name in BLOCKS for options in ({}, *VARIANTS.get(name, ()))]
 each_block = pytest.mark.parametrize("name", BLOCKS)
@@ -197,8 +194,7 @@ def test_any_width_and_any_size(name: str, options: dict, size: tuple[int, int])
         )
         assert [y.shape[1] for y in ys] == declared
         if len(ys) == 1:
-            stride = STRIDE.get(name, 1)
-            assert ys[0].shape[2:] == tuple(-(-s // stride) for s in leaves(x)[0].shape[2:])
+            assert ys[0].shape[2:] == output_size(name, options, leaves(x)[0].shape[2:])
         assert all(torch.isfinite(y).all() for y in ys)
         assert all(torch.equal(a, b) for a, b in zip(leaves(x), before)), (
             "the block wrote into its input"
@@ -228,6 +224,8 @@ def test_every_parameter_gets_a_gradient(name: str, options: dict) -> None:
     # A gradient that cancels is rounding, 1e-16 of the others or by luck 0; the smallest true one
     # is 4e-7 of the largest.
     without = {n for n, s in size.items() if s <= 1e-11 * max(size.values())}
+    if options and name in LINEAR_TAILS:
+        dead |= {n for n in size if re.fullmatch(LINEAR_TAILS[name], n)}
     # The declaration is that of the default options.
     assert without == dead or (options and without < dead), f"{sorted(without)}; declared: {dead}"
 

@@ -44,14 +44,18 @@ def test_exit_codes_as_a_shell_sees_them(tmp_path: Path) -> None:
     assert python(*cli, "check", cwd=tmp_path, ok=False).returncode == 2
 
 
-def test_docs_have_the_card_of_every_block(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("flags", "kind"), [((), "blocks"), (("--layers",), "layers")])
+def test_docs_have_the_card_of_every_block(
+    flags: tuple[str, ...], kind: str, tmp_path: Path
+) -> None:
     # A process of its own: other tests register blocks.
-    python("-m", "yolo_attn.cli", "blocks", "--markdown", str(tmp_path / "blocks.md"))
-    page = (tmp_path / "blocks.md").read_text(encoding="utf-8")
-    written = "run `yolo-attn blocks --markdown docs/blocks.md`"
-    assert page == (ROOT / "docs/blocks.md").read_text(encoding="utf-8"), written
+    file = f"{kind}.md"
+    python("-m", "yolo_attn.cli", "blocks", *flags, "--markdown", str(tmp_path / file))
+    page = (tmp_path / file).read_text(encoding="utf-8")
+    written = f"run `yolo-attn blocks {' '.join(flags)} --markdown docs/{file}`"
+    assert page == (ROOT / "docs" / file).read_text(encoding="utf-8"), written
     names = [line[3:] for line in page.splitlines() if line.startswith("## ")]
-    assert len(names) >= 35
+    assert len(names) >= 30
     for name, info in ((n, yolo_attn.block_info(n)) for n in names):
         section = page.split(f"\n## {name}\n")[1].split("\n## ")[0]
         assert info.paper.split(":")[0] in section

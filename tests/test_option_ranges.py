@@ -52,7 +52,7 @@ def build(name: str, width: int, **options: Any) -> torch.nn.Module:
 def length_of(name: str, option: str) -> int | None:
     """How many numbers the option takes; None for a single one."""
     parameter = inspect.signature(block_info(name).cls.__init__).parameters[option]
-    if option == "levels":
+    if option == "levels" and block_info(name).takes_list:
         return len(channels_of(name, 16)) - 1  # type: ignore[arg-type]
     if isinstance(parameter.default, tuple):
         return len(parameter.default)

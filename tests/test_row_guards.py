@@ -52,6 +52,8 @@ FORKS_ROWS = [
     *[(name, [64], 64) for name in FIELD_NAMES],
     *[(name, [], 64) for name in FIELD_NAMES],
 ]
+# A width is their first option, and may be no other than the input's.
+KEEP_WIDTH = {"DySample", "CARAFE", "PConv", "WTConv", "ScConv", "DWR"}
 LEGAL_ROWS = [
     ("CBAM", []),
     ("CBAM", [0.25]),
@@ -111,8 +113,15 @@ def test_a_row_with_channel_counts_is_refused_or_exactly_what_was_asked(
     first = next(iter(info.options), None)
     c = int(channels / width)  # as a YAML declares it
     for args in ([c], [c, c], [c, 16], [4 * c], [4 * c, 16], [channels]):
+        asked = max(args[0] * width, 8)
+        if name in KEEP_WIDTH and asked != channels:
+            with pytest.raises(YoloAttnError, match="keeps the width .*yolo-attn migrate"):
+                row_of(name, args, channels, width)
+            continue
+        if name == "LDConv" and len(args) == 2 and args[1] <= 49:
+            assert row_of(name, args, channels, width).points == args[1]
+            continue
         if first == "out_channels" and len(args) == 1:
-            asked = max(args[0] * width, 8)
             # DASI and MDCR split by four, and Ultralytics rounds to multiples of 8.
             out = row_of(name, args, channels, width).out_channels
             assert out == -(-asked // 8) * 8, (args, out)

@@ -272,7 +272,7 @@ def test_identity_start_wraps_blocks_and_leaves_layers(folder: Path) -> None:
     ("row", "message"),
     [
         ("[50, 1, SPPCSPC, [0]]", "SPPCSPC: out_channels=0 is not accepted"),
-        ("[50, 1, SPPCSPC, [512, 1]]", "SPPCSPC takes at most 1 options"),
+        ("[50, 1, SPPCSPC, [512, 5, 0.5, 1]]", "SPPCSPC takes at most 3 options"),
         ("[[50, 37], 1, Shortcut, []]", r"does not fit what it reads"),
         ("[[50, 24], 1, Shortcut, []]", r"channels=\[1024, 512\] is not accepted"),
         ("[50, 1, Shortcut, []]", r"Shortcut takes 2 inputs"),

@@ -121,16 +121,17 @@ def as_markdown(info: BlockInfo) -> str:
     return "\n".join(lines)
 
 
-def page(infos: Iterable[BlockInfo]) -> str:
-    """docs/blocks.md: an index and the section of every block."""
+def page(infos: Iterable[BlockInfo], layers: bool = False) -> str:
+    """docs/blocks.md, or docs/layers.md: an index and the section of every block."""
     infos = list(infos)
+    kind, flag = ("layers", " --layers") if layers else ("blocks", "")
     head = [
-        "# Blocks",
+        f"# {kind.capitalize()}",
         "",
-        "Written by `yolo-attn blocks --markdown docs/blocks.md` from what the blocks say of "
-        "themselves. N = H W positions, C channels.",
+        f"Written by `yolo-attn blocks{flag} --markdown docs/{kind}.md` from what the {kind} say "
+        "of themselves. N = H W positions, C channels.",
         "",
-        "| block | inputs | identity at start | cost | what it does |",
+        f"| {kind[:-1]} | inputs | identity at start | cost | what it does |",
         "|---|---|---|---|---|",
     ]
     for info in infos:

@@ -88,11 +88,11 @@ def version() -> None:
 def blocks(
     pattern: str = typer.Argument("*", help="Shell pattern; one exact name prints its card."),
     layers: bool = typer.Option(
-        False, "--layers", help="The layers that bases such as yolov7.yaml are made of instead."
+        False, "--layers", help="Convolutions, samplers, stages and pyramids of the field instead."
     ),
     as_json: bool = JSON,
     markdown: Optional[Path] = typer.Option(
-        None, help="Write the cards of all these blocks to this file (docs/blocks.md)."
+        None, help="Write the cards of all these to this file (docs/blocks.md, docs/layers.md)."
     ),
 ) -> None:
     """List the blocks; with one exact name, print its card.
@@ -130,7 +130,7 @@ def blocks(
         )
     infos = [block_info(n) for n in names]
     if markdown:
-        markdown.write_text(cards.page(infos), encoding="utf-8")
+        markdown.write_text(cards.page(infos, layers), encoding="utf-8")
     if as_json:
         _print_json([cards.as_dict(i) for i in infos])
     elif markdown:

@@ -47,13 +47,15 @@ class BlockInfo:
         placement: Where the paper puts the block, in one sentence.
         width_options: Options that are channel counts; a YAML row has them scaled with the model's
             width, as Ultralytics does for its own modules.
+        repeats: Option that a YAML row's repeats set, as for Ultralytics' C2f; empty: that many
+            blocks in a row.
         dead_parameters: Parameters without a gradient under default options: name -> reason.
         levels: For several inputs, the size of each map relative to the first (2: twice as wide and
             high); the last one holds for all further inputs. Empty: all of one size.
         min_size: Smallest height and width of the (first) map.
         no_export: Why the block cannot be exported to ONNX or TorchScript; empty where it can.
-        layer: Whether this is a plain layer that a family's base needs (SPPCSPC, DownC ...) rather
-            than a block to choose: `list_blocks` leaves it out, `list_layers` lists it.
+        layer: Whether this stands in the place of a base's own layer (SPDConv, DySample, VoVGSCSP
+            ...) rather than beside them: `list_blocks` leaves it out, `list_layers` lists it.
     """
 
     name: str
@@ -65,6 +67,7 @@ class BlockInfo:
     identity_at_start: bool = False
     placement: str = ""
     width_options: tuple[str, ...] = ()
+    repeats: str = ""
     dead_parameters: Mapping[str, str] = field(default_factory=dict)
     levels: tuple[float, ...] = ()
     min_size: int = 1

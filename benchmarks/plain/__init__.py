@@ -16,6 +16,17 @@ from .asymmetric import AFNB, APNB
 from .channel import ECA, MLCA, SE, SK, FcaNet, SEv2
 from .container import Container
 from .context import EMAU, ContextAggregation, DoubleAttention, GlobalContext, SimplifiedNonLocal
+from .convolution import (
+    CARAFE,
+    HWD,
+    DCNv2,
+    DySample,
+    LDConv,
+    RFAConv,
+    RFCAConv,
+    RFCBAMConv,
+    WTConv,
+)
 from .criss_cross import CrissCross
 from .dual import ChannelGram, DANet, PositionAttention
 from .fpt import FPTGround, FPTRender, FPTSelf
@@ -41,6 +52,7 @@ PLAIN: dict[str, type[Plain]] = {
         AFNB,
         APNB,
         BiFormer,
+        CARAFE,
         CBAM,
         ChannelGate,
         ChannelGram,
@@ -50,7 +62,9 @@ PLAIN: dict[str, type[Plain]] = {
         CrissCross,
         DANet,
         DASI,
+        DCNv2,
         DoubleAttention,
+        DySample,
         ECA,
         EMA,
         EMAU,
@@ -60,12 +74,17 @@ PLAIN: dict[str, type[Plain]] = {
         FcaNet,
         GAM,
         GlobalContext,
+        HWD,
+        LDConv,
         LSK,
         MDCR,
         MLCA,
         NonLocal,
         PPA,
         PositionAttention,
+        RFAConv,
+        RFCAConv,
+        RFCBAMConv,
         RevColAttnFusion,
         RevColFusion,
         RevColumns,
@@ -76,6 +95,7 @@ PLAIN: dict[str, type[Plain]] = {
         SimplifiedNonLocal,
         SpatialGate,
         UltralyticsCBAM,
+        WTConv,
     )
 }
 # Options, beside the defaults, under which a block takes another path through its code.

@@ -1,4 +1,4 @@
-"""Layers that a family's base needs and Ultralytics lacks; importing this registers all of them.
+"""Layers in the place of a convolution, an up-sampling or a stage; importing this registers them.
 
 They use Ultralytics' ``Conv`` (when built, not when imported), so that ``fuse()`` merges their
 normalisation and a YAML's ``activation`` reaches them.

@@ -9,9 +9,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from yolo_attn.blocks._common import check_channel_list, check_channels
+from yolo_attn.blocks._common import (
+    check_channel_list,
+    check_channels,
+    check_int,
+)
 from yolo_attn.errors import YoloAttnError
-from yolo_attn.layers._common import host_conv, out_width
+from yolo_attn.layers._common import host_conv, kernel_side, out_width, width_share
 from yolo_attn.registry import register
 
 PAPER = (
@@ -23,6 +27,7 @@ PAPER = (
 @register(
     layer=True,
     paper=PAPER,
+    aliases=("SPPFCSPC",),
     cost="time O(N C^2), 27 C^2 parameters at equal widths",
     placement="between backbone and neck, as SPPF in YOLOv5 and YOLOv8",
     width_options=("out_channels",),
@@ -32,30 +37,36 @@ class SPPCSPC(nn.Module):
 
     ``y = cv6(cv5[u, p5(u), p9(u), p13(u)])`` with ``u = cv4(cv3(cv1(x)))``; pk is the maximum over
     k x k neighbours, brackets join channels, cv3 and cv6 are 3x3, the others 1x1, each with batch
-    norm and activation. p9 and p13 are p5 applied twice and three times, which is the same. Weights
-    are named as in the authors' code.
+    norm and activation. p9 and p13 are p5 applied twice and three times, which is the same: this is
+    SPPFCSPC, too. Weights are named as in the authors' code.
 
     Args:
         channels: C of the input ``(B, C, H, W)``.
-        out_channels: Width of the output and of every convolution inside; default C.
+        out_channels: Width of the output; default C.
+        kernel_size: Side of the first maximum, odd; the others are that one again.
+        e: Half the width inside as a share of the output's.
 
     Raises:
-        YoloAttnError: A width is not a positive whole number.
+        YoloAttnError: An option's value is not accepted.
     """
 
-    def __init__(self, channels: int, out_channels: int | None = None):
+    def __init__(
+        self, channels: int, out_channels: int | None = None, kernel_size: int = 5, e: float = 0.5
+    ):
         super().__init__()
         c1 = check_channels("SPPCSPC", channels)
         c2 = self.out_channels = out_width("SPPCSPC", out_channels, c1)
+        k = kernel_side("SPPCSPC", kernel_size)
+        c = check_int("SPPCSPC", "hidden width", int(2 * c2 * width_share("SPPCSPC", e)))
         conv = host_conv()
-        self.cv1 = conv(c1, c2, 1, 1)
-        self.cv2 = conv(c1, c2, 1, 1)
-        self.cv3 = conv(c2, c2, 3, 1)
-        self.cv4 = conv(c2, c2, 1, 1)
-        self.pool = nn.MaxPool2d(5, 1, 2)
-        self.cv5 = conv(4 * c2, c2, 1, 1)
-        self.cv6 = conv(c2, c2, 3, 1)
-        self.cv7 = conv(2 * c2, c2, 1, 1)
+        self.cv1 = conv(c1, c, 1, 1)
+        self.cv2 = conv(c1, c, 1, 1)
+        self.cv3 = conv(c, c, 3, 1)
+        self.cv4 = conv(c, c, 1, 1)
+        self.pool = nn.MaxPool2d(k, 1, k // 2)
+        self.cv5 = conv(4 * c, c, 1, 1)
+        self.cv6 = conv(c, c, 3, 1)
+        self.cv7 = conv(2 * c, c2, 1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, H, W) -> (B, out_channels, H, W)``."""

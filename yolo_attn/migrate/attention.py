@@ -72,7 +72,7 @@ def meaning_of(
     if family is None:
         later = LATER_NAMES.get(module)
         if info is not None:
-            if later and args and not info.layer:
+            if later and args:
                 raise CannotMeanError(
                     f"{module} {list(args)}: what forks' arguments of it mean is not known here "
                     f"(accepted: {module} [], or options by name: `yolo-attn blocks {info.name}`)"

@@ -220,8 +220,8 @@ def designs_table(found: List[Dict[str, Any]]) -> List[str]:
             f"{json.dumps(one['options'])}, {one['parameters_at_256']:,}, {one['what']}"
         )
     lines.append(
-        "SPD (before or after its convolution) and PConv (partial or pinwheel) have no block here "
-        "yet; nor have " + ", ".join(sorted(LATER_NAMES)) + "."
+        "Not translated yet (no block here, or SPD before or after its convolution, PConv partial "
+        "or pinwheel ...): " + ", ".join(sorted(LATER_NAMES)) + "."
     )
     lines.append(f"Heads (IDetect, DetectX, Detect with anchors): {ANCHOR_FREE}.")
     return lines

@@ -59,12 +59,28 @@ FIELD_NAMES: dict[str, FieldName] = {
     "SEBlock": FieldName(("SE",), "without biases"),
     "SeNet": FieldName(("SE",), "without biases"),
     "SimAm": FieldName(("SimAM",)),
+    "SPD": FieldName(("SPDConv",), "some forks mean the rearrangement alone"),
+    "space_to_depth": FieldName(("SPDConv", "ReOrg"), "the rearrangement alone is ReOrg"),
+    "AKConv": FieldName(("LDConv",), "its samples of the border: `{border: reference}`"),
+    "C2f_Faster": FieldName(("C2fFaster",), "with a drop path of 0.1 in training"),
+    "Faster_Block": FieldName(("FasterNetBlock",), "with SiLU, and a drop path of 0.1"),
+    "Partial_conv3": FieldName(("PConv",)),
+    "C2f_DWR": FieldName(("C2fDWR",)),
+    "SPPF_LSKA": FieldName(("SPPFLSKA",)),
+    "BasicRFB": FieldName(("RFB",)),
+    "BasicRFB_a": FieldName(("RFB",), "`{variant: small}`"),
+    "VoVGSCSPC": FieldName(("VoVGSCSP",), "with depthwise shortcuts"),
+    "VoVGSCSPns": FieldName(("VoVGSCSP",), "`{shuffle: conv}`"),
+    "GSConvns": FieldName(("GSConv",), "`{shuffle: conv}`"),
+    "ScConv2d": FieldName(("ScConv",)),
+    "ODConv2d": FieldName(("ODConv",), "one kernel, norm and activation behind it"),
     "SKAttention": FieldName(("SK",), "another design: four full convolutions"),
     "SKBlock": FieldName(("SK",), "another design"),
 }
 
-# Modules of forks without a block here, and what they are: refused by name until one comes.
+# Modules of forks without a block here, or whose rows are not translated: refused by name.
 _NOT_HERE = "no block of this project computes it yet"
+_UNTRANSLATED = "what forks' arguments of it mean is not translated yet"
 _ANOTHER = "several unrelated classes have this name"
 LATER_NAMES: dict[str, str] = {
     **dict.fromkeys(
@@ -80,11 +96,20 @@ LATER_NAMES: dict[str, str] = {
             *("ChannelAttention_HSFPN", "ELA_HSFPN", "CA_HSFPN", "CAA_HSFPN"),
             *("CrossAttention", "CrossAttentionBlock", "MultiHeadSelfAttention"),
             *("BiFPN", "BiFPN_Concat2", "BiFPN_Concat3", "ASFF_Detect", "CReToNeXt"),
-            *("SPDConv", "SPD", "space_to_depth", "PConv", "RFAConv", "GSConv", "VoVGSCSP"),
-            *("ODConv", "DCNv2", "CARAFE", "DySample", "C3C2", "C3HB", "C3STR", "CNeB"),
-            *("ConvBNReLUMaxpool", "SPPCSP", "BottleneckCSP2"),
+            *("C3C2", "C3HB", "C3STR", "CNeB", "ConvBNReLUMaxpool", "SPPCSP", "BottleneckCSP2"),
         ),
         _NOT_HERE,
+    ),
+    **dict.fromkeys(
+        (
+            *("SPDConv", "SPD", "space_to_depth", "PConv", "Partial_conv3", "RFAConv"),
+            *("RFCBAMConv", "RFCAConv", "GSConv", "GSConvns", "GSBottleneck", "VoVGSCSP"),
+            *("VoVGSCSPC", "VoVGSCSPns", "ODConv", "ODConv2d", "DCNv2", "LDConv", "AKConv"),
+            *("ScConv", "ScConv2d", "HWD", "WTConv", "CARAFE", "DySample", "EUCB"),
+            *("C2f_Faster", "Faster_Block", "DWR", "C2f_DWR", "BasicRFB", "BasicRFB_a", "RFB"),
+            *("ASPP", "SPPF_LSKA", "SPPFCSPC"),
+        ),
+        _UNTRANSLATED,
     ),
     **dict.fromkeys(
         (

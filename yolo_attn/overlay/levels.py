@@ -186,7 +186,7 @@ def _copy(node: Node, halve: bool, label: str) -> Node:
 
 def _halved(module: str, args: list[Any]) -> list[Any]:
     info = find_block(module)
-    if info is not None and not info.layer:
+    if info is not None:
         names = list(info.options)
         return [
             {k: _half(v) if k in info.width_options else v for k, v in arg.items()}

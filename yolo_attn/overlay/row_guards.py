@@ -66,6 +66,13 @@ def refuse_width(
     value = args[0] if args else None
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return
+    if 0 < value < LEAST_WIDTH and list(info.options)[:1] == ["out_channels"]:
+        # Scaling would make 8 channels of a fork's scale (DySample [2, lp]) or dummy (SPDConv [1]).
+        raise YoloAttnError(
+            f"{info.name} {args!r}: {value!r} is no width (accepted: at least {LEAST_WIDTH}, or "
+            f"null; the options in order are {', '.join(list(info.options)[:4])} ...); a fork's "
+            f"row? {migrate_command(file)} translates it"
+        )
     if not LEAST_WIDTH <= value <= MOST_WIDTH or value != int(value):
         return
     names = list(info.options)

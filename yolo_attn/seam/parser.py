@@ -34,6 +34,7 @@ from yolo_attn.seam.block_rows import resolve_block
 from yolo_attn.seam.compat import UnexpectedHostError
 from yolo_attn.seam.host_modules import Index
 from yolo_attn.seam.loss_choice import check_loss
+from yolo_attn.seam.repeats import with_repeats
 from yolo_attn.seam.stage_surgery import operate, without_marks
 from yolo_attn.versions import made_by
 
@@ -116,6 +117,7 @@ class Row:
     m: type[nn.Module]
     args: list[Any]
     c2: Any
+    n: int = 0  # how often it stands there; 0 for the row's repeats
 
 
 class Rows:
@@ -158,16 +160,16 @@ class Rows:
         args = list(args) if isinstance(args, (list, tuple)) else [args]
         file = self.where.source
         refuse_width(info, _without_identity_start(args), channels, local, file)
+        args, n = with_repeats(info, args, n, local)
         cls, positional, probe = resolve_block(info, channels, args, local, file)
         first = channels if isinstance(channels, int) else channels[0]
         out = getattr(probe, "out_channels", first)
         if n > 1 and out != channels:
             raise YoloAttnError(
                 f"{info.name} cannot be repeated (repeats={n}): it takes {channels} channels and "
-                f"gives {out}; "
-                "use repeats 1"
+                f"gives {out}; use repeats 1"
             )
-        return Row(cls, positional, out)
+        return Row(cls, positional, out, 1 if info.repeats else 0)
 
     def _index(self, args: Any, widths: list[int] | None) -> Row:
         """Ultralytics' ``Index`` row, where it reads a block of ours or the release has none.
@@ -290,7 +292,7 @@ def extend(tree: ast.Module) -> ast.Module:
     )
     branch = ast.If(
         test=_expression(f"{row} is not None"),
-        body=[_statement(f"args, c2 = {row}.args, {row}.c2", like=chain)],
+        body=[_statement(f"args, c2, n = {row}.args, {row}.c2, {row}.n or n", like=chain)],
         orelse=[chain],
     )
     loop.body[loop.body.index(chain)] = ast.copy_location(branch, chain)
