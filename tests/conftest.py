@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from pathlib import Path
 
@@ -16,6 +17,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["YOLO_CONFIG_DIR"] = tempfile.mkdtemp(prefix="yolo-attn-tests-")
 # Nor is the memory of file digests, which studies keep there.
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="yolo-attn-tests-")
+
+# A shell that starts the tests in the background has some signals ignored, and every process hands
+# that on. With a handler here, the processes that tests start have them as a user's do.
+for _name in ("SIGINT", "SIGHUP"):
+    _signal = getattr(signal, _name, None)
+    if _signal is not None and signal.getsignal(_signal) is signal.SIG_IGN:
+        signal.signal(_signal, lambda number, frame: None)
 
 REPO = Path(__file__).resolve().parents[1]
 GOLDEN = Path(__file__).parent / "golden"
