@@ -96,7 +96,7 @@ LINEAR_TAILS = {
 HALVES = {"DownC", "ReOrg", "HWD", "SPDConv"}
 ENLARGES = {"DySample", "CARAFE", "EUCB"}
 EVEN_ONLY = {"ReOrg"}
-EQUAL_WIDTHS = {"Shortcut"}
+EQUAL_WIDTHS = {"Shortcut", "LevelGate"}
 
 
 def output_size(name: str, options: dict[str, Any], size: Sequence[int]) -> tuple[int, ...]:

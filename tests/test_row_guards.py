@@ -17,7 +17,7 @@ from ultralytics.nn import tasks
 from ultralytics.nn.tasks import DetectionModel
 
 import yolo_attn
-from yolo_attn import block_info, create
+from yolo_attn import block_info, create, registry
 from yolo_attn.data.synthetic import make_smallshapes
 from yolo_attn.errors import YoloAttnError
 from yolo_attn.migrate.names import FIELD_NAMES
@@ -367,7 +367,10 @@ def test_aliases_that_everybody_means_alike_stay() -> None:
     assert {alias: block_info(alias).name for alias in wanted} == wanted
 
 
-def test_a_users_block_may_take_its_width_by_position() -> None:
+def test_a_users_block_may_take_its_width_by_position(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Registered for this test alone.
+    monkeypatch.setattr(registry, "_BLOCKS", dict(registry._BLOCKS))
+
     @yolo_attn.register(name="TestOwnWidth", width_options=("wide",))
     class OwnWidth(nn.Module):
         """Own width."""

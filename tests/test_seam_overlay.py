@@ -178,7 +178,7 @@ BAD = {
     "unknown block": ("  - [P5, 1, NonLocl, []]", "insert 1: unknown block 'NonLocl', did"),
     "unknown option": ("  - [P5, 1, NonLocal, [{mod: gaussian}]]", "no option 'mod', did you mean"),
     "bad value": ("  - [P5, 1, NonLocal, [gausian]]", "insert 1.*mode='gausian'.*mean 'gaussian'"),
-    "too many args": ("  - [P5, 1, CoordAtt, [1, 2, 3]]", "takes at most 2 options"),
+    "too many args": ("  - [P5, 1, SimplifiedNonLocal, [1]]", "takes at most 0 options"),
     "twice": ("  - [P5, 1, NonLocal, [gaussian, {mode: gaussian}]]", "'mode' is given twice"),
     "bad tap": ("  - [P7, 1, NonLocal, []]", r"no tap 'P7' \(it has P2=2, P3=4"),
     "out of range": ("  - [40, 1, NonLocal, []]", r"layer 40 of yolov8.yaml is out of range"),

@@ -141,7 +141,7 @@ def test_the_random_state_is_consumed_by_the_real_model_only() -> None:
         ([["P5", 1, "SE", []]], "row 3: SE has from='P5'"),
         ([[[0, 1], 1, "SE", []]], "row 3: SE takes 1 input, the row's from=.0, 1. gives 2"),
         ([[-1, 1, "SE", [{"rd": 3}]]], "row 3: SE has no option 'rd'"),
-        ([[-1, 1, "SE", [1, 2, 3, 4, 5, 6, 7, 8, 9]]], "row 3: SE takes at most 8 options"),
+        ([[-1, 1, "SE", [*range(1, 21)]]], "row 3: SE takes at most 9 options"),
         ([[-1, 1, "SE", [0.0]]], "row 3: SE: rd_ratio=0.0 is not accepted"),
         ([[-1, 0, "SE", []]], "row 3: SE has repeats=0"),
         ([[-1, 1, "SE", []], [-1, 1, "Conv", ["x", 3, 2]]], "row 4: Conv could not be built"),

@@ -14,8 +14,9 @@ import pytest
 
 from tests.evaluation_sets import write_coco, write_model, write_plain
 from yolo_attn.ablation.costs import measure_predictions
+from yolo_attn.ablation.older_trials import dataset_digest
 from yolo_attn.ablation.plan import make_plan
-from yolo_attn.ablation.runner import run_plan
+from yolo_attn.ablation.runner import plan_study, run_plan
 from yolo_attn.ablation.shared_training import in_two_rounds
 from yolo_attn.ablation.spec import from_dict
 from yolo_attn.ablation.store import DONE, TrialFolder, write_json
@@ -263,11 +264,15 @@ def test_other_slices_than_those_of_a_finished_trial_are_refused(plan, tmp_path,
     assert job.evaluate["slice_size"] == 96 and "slice_size" not in plan.jobs[0].evaluate
     folder = TrialFolder(Path(job.folder))
     folder.path.mkdir(parents=True)
-    write_json(folder.path / "trial.json", {"status": DONE, "command": job.train, **job.manifest})
-    make_plan(plan.study)
+    # As the releases wrote it that recorded no identity.
+    record = {"status": DONE, "command": job.train, **json.loads(json.dumps(job.manifest))}
+    record["dataset"]["sha256"] = dataset_digest(job.source["data"], "val")[1]
+    record["metrics"] = {name: {"metrics": {}} for name in plan.study.protocols}
+    write_json(folder.path / "trial.json", record)
+    plan_study(plan.study)
     arms = [replace(arm, slice=64) if arm.slice else arm for arm in plan.study.arms]
     with pytest.raises(YoloAttnError, match="'slice_size': 96.*'slice_size': 64.*--force"):
-        make_plan(replace(plan.study, arms=tuple(arms)))
+        plan_study(replace(plan.study, arms=tuple(arms)))
 
 
 class Stub:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
@@ -183,7 +184,10 @@ def test_a_head_with_one_level_more_gets_each_level_s_own_branches() -> None:
         if branch in ("cv2", "cv3"):
             name = ".".join([branch, str(int(level) + 1), *rest])
         assert torch.equal(head[name], value), name
-    assert not any(torch.equal(head[k], wanted[k]) for k in wanted if k.startswith("cv2.0.1.conv"))
+    # The new level starts from the nearest one, with the class bias of four times as many cells.
+    assert torch.equal(head["cv2.0.1.conv.weight"], wanted["cv2.0.1.conv.weight"])
+    bias = wanted["cv3.0.2.bias"] - math.log(4)
+    torch.testing.assert_close(head["cv3.0.2.bias"], bias, rtol=1e-6, atol=1e-6)
 
     plain = detection(load_model_yaml("yolov8n-nonlocal.yaml"))
     plain.load(model)

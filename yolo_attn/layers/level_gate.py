@@ -11,7 +11,14 @@ from yolo_attn.errors import YoloAttnError
 from yolo_attn.registry import register
 
 
-@register(layer=True, inputs=2)
+@register(
+    layer=True,
+    inputs=2,
+    paper="this project: the gate of identity_start (docs/identity-start.md)",
+    cost="time O(N C); C parameters",
+    identity_at_start=True,
+    placement="behind the first stage of the way down that knows an added level; `levels` puts it",
+)
 class LevelGate(nn.Module):
     """``z = (1 - a) t + a n`` with ``a = 10 g`` for each channel; g is learned and starts at 0.
 
@@ -33,6 +40,10 @@ class LevelGate(nn.Module):
             raise YoloAttnError(f"LevelGate: channels={channels} (accepted: two equal widths)")
         self.out_channels = old
         self.g = nn.Parameter(torch.zeros(old))
+
+    def zero_started(self) -> Tensor:
+        """The gates."""
+        return self.g
 
     def forward(self, x: list[Tensor]) -> Tensor:
         """Two maps ``(B, C, H, W)`` -> ``(B, C, H, W)``."""
