@@ -76,7 +76,11 @@ def test_a_fork_s_model_migrates_builds_and_trains_one_step(path: Path, tmp_path
     loss, _ = net.loss(loss_steps.batch("detect"))
     loss.sum().backward()
     unmoved = [n for n, p in net.named_parameters() if p.requires_grad and p.grad is None]
-    assert unmoved == [] and all(torch.isfinite(p).all() for p in net.parameters())
+    assert unmoved == []
+    torch.optim.SGD(net.parameters(), lr=1e-3).step()
+    after, _ = net.loss(loss_steps.batch("detect"))
+    assert torch.isfinite(after).all() and not torch.equal(after, loss)
+    assert all(torch.isfinite(p).all() for p in net.parameters())
 
 
 @pytest.mark.parametrize("path", FORKS, ids=lambda p: p.stem)

@@ -94,6 +94,58 @@ def test_published_models_are_stated_by_levels_and_replace(write) -> None:
     assert parameters(load_model_yaml(write(wide))) == 2_893_672
 
 
+def test_a_published_p2_model_with_space_to_depth(write) -> None:
+    text = """base: yolov8n.yaml
+nc: 10
+levels: [P2, P3, P4, P5]
+replace:
+  - [{each: [1, 3, 5, 7]}, same, SPDConv, same]
+  - [{each: down}, same, SPDConv, same]
+"""
+    # Without the two weights of each of its six fusions.
+    assert parameters(load_model_yaml(write(text))) == 4_683_540 - 12
+
+
+def test_a_published_neck_is_stated_by_named_rows(write) -> None:
+    text = """base: yolov8s.yaml
+nc: 10
+neck:
+  - [P5, 1, Conv, [512, 1, 1], {name: top}]
+  - [-1, 1, nn.Upsample, [None, 2, nearest]]
+  - [[-1, P4], 1, Concat, [1]]
+  - [-1, 1, Conv, [512, 1, 1]]
+  - [-1, 1, Conv, [512, 3, 1], {name: mid}]
+  - [-1, 1, Conv, [256, 1, 1]]
+  - [-1, 1, nn.Upsample, [None, 2, nearest]]
+  - [[-1, P3], 1, Concat, [1]]
+  - [-1, 1, Conv, [256, 1, 1]]
+  - [-1, 1, Conv, [256, 3, 1], {name: out3}]
+  - [-1, 1, Conv, [256, 3, 2]]
+  - [[-1, mid, P4], 1, Concat, [1]]
+  - [-1, 1, Conv, [512, 1, 1]]
+  - [-1, 1, Conv, [512, 3, 1], {name: out4}]
+  - [-1, 1, Conv, [512, 3, 2]]
+  - [[-1, top, P5], 1, Concat, [1]]
+  - [-1, 1, Conv, [1024, 1, 1]]
+  - [-1, 1, Conv, [1024, 3, 1], {name: out5}]
+  - [out3, 1, nn.Upsample, [None, 2, nearest]]
+  - [[-1, P2], 1, Concat, [1]]
+  - [-1, 1, Conv, [128, 1, 1]]
+  - [-1, 1, Conv, [128, 3, 1], {name: out2}]
+  - [out2, out3, out4, out5]
+"""
+    from ultralytics.nn import tasks
+
+    d = load_model_yaml(write(text))
+    with torch.device("meta"):
+        layers, _ = tasks.parse_model(deepcopy(d), 3, False)
+    counts = [sum(p.numel() for p in layer.parameters()) for layer in layers]
+    assert [n for n in counts[10:] if n] == [
+        131584, 131584, 590336, 33024, 33024, 147712, 147712, 164352, 590336, 590336,
+        525312, 2360320, 12416, 36992, 1422136,
+    ]  # fmt: skip
+
+
 def trained(name: str) -> nn.Module:
     """A model whose norms have seen something."""
     from ultralytics.nn.tasks import DetectionModel
