@@ -83,6 +83,7 @@ LAYER_VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"out_channels": 24, "rates": [1, 3], "dropout": 0.1},
         {"form": "tph", "out_channels": 24},
     ],
+    "WeightedConcat": [{"scale": "sum"}, {"scale": "sum", "relu": False}],
     "SimSPPF": [{"out_channels": 24, "kernel_size": 3, "act": None}],
     "SPPFLSKA": [{"out_channels": 24, "kernel_size": 3, "lska_kernel": 23}],
 }

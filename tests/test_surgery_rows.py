@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from yolo_attn.errors import YoloAttnError
 from yolo_attn.overlay.dry_run import load_model_yaml, run
@@ -77,6 +78,20 @@ def test_a_fusion_gets_a_further_input(expand) -> None:
     assert modules(far)[11] == "Conv" and sources(far)[11] == [4]
     assert sources(far)[12] == [10, 6, 11]
     run(far)
+
+
+def test_weighted_concats_start_as_the_concats_that_they_replace(expand) -> None:
+    from ultralytics.nn.tasks import DetectionModel
+
+    from .test_surgery_levels import maps, trained
+
+    stock = trained("yolov8n.yaml")
+    expand("fusion:\n  - [all, WeightedConcat, []]")
+    model = DetectionModel("own.yaml", verbose=False)
+    model.load(stock, verbose=False)
+    assert sum(type(m).__name__ == "WeightedConcat" for m in model.model) == 4
+    before, after = maps(stock), maps(model)
+    assert all(torch.equal(after[side], before[side]) for side in before)
 
 
 def test_a_neck_of_named_rows(expand) -> None:
