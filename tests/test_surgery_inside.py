@@ -14,7 +14,7 @@ from yolo_attn.errors import YoloAttnError
 from yolo_attn.overlay.dry_run import load_model_yaml
 
 from .processes import python
-from .test_surgery_levels import maps, trained
+from .test_surgery_levels import maps, need, trained
 
 
 @pytest.fixture
@@ -49,6 +49,7 @@ UNITS = dict(zip(FAMILIES, (11, 10, 42, 10, 11, 10, 13)))
 
 @pytest.mark.parametrize("base", FAMILIES)
 def test_an_identity_start_in_every_branch_gives_the_base(overlay, base: str) -> None:
+    need(base)
     stock = trained(base)
     model = build(
         overlay(f"identity_start: true\ninside:\n  - [{FAMILIES[base]}, branch, SE, []]", base)
@@ -63,6 +64,7 @@ def test_an_identity_start_in_every_branch_gives_the_base(overlay, base: str) ->
 
 @pytest.mark.parametrize("base", ["yolov8n.yaml", "yolov9t.yaml", "yolo26n.yaml"])
 def test_fusing_copying_and_saving_keep_the_blocks(overlay, base: str, tmp_path: Path) -> None:
+    need(base)
     name = overlay(f"inside:\n  - [{FAMILIES[base]}, branch, CBAM, []]", base)
     torch.manual_seed(0)
     model = build(name)
@@ -152,5 +154,6 @@ def test_wrong_places_are_one_line(overlay, entry: str, message: str) -> None:
 def test_what_a_stage_lacks_at_this_scale_is_said_when_it_is_built(
     overlay, base: str, entry: str, message: str
 ) -> None:
+    need(base)
     with pytest.raises(YoloAttnError, match=message):
         build(overlay(f"inside:\n  - {entry}", base))
