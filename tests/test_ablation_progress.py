@@ -18,7 +18,7 @@ from yolo_attn.ablation import estimate, progress
 from yolo_attn.ablation.executors.local import places_for
 from yolo_attn.ablation.plan_table import WIDTH, continuing, print_plan
 from yolo_attn.ablation.progress import View, duration, last_error, running, seconds_left
-from yolo_attn.ablation.store import DONE, FAILED, RUNNING, TrialFolder
+from yolo_attn.ablation.store import DONE, FAILED, INVALID, RUNNING, TrialFolder
 from yolo_attn.errors import YoloAttnError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -81,6 +81,9 @@ def test_a_failure_is_said_at_once_with_its_last_line(tmp_path: Path) -> None:
     assert "baseline/0: failed: training ended with exit code 1; RuntimeError: out of mem" in said
     assert "x/train.log" in said and "\x1b" not in said
     assert last_error({"what": "lost", "tail": []}) == "lost"
+    with View(plan, plan.jobs, out=out) as view:
+        view.ended(plan.jobs[1], {"status": INVALID, "error": {"what": "no result", "tail": []}})
+    assert out.getvalue().count("no result") == 1, "a failure without a log says it once"
 
 
 def test_a_log_file_gets_plain_lines_and_not_one_for_every_epoch(
