@@ -123,10 +123,12 @@ def test_the_plan_fits_80_columns_and_says_time_and_disk(
     print_plan(plan, trials, found, ["cpu"])
     text = capsys.readouterr().out
     assert all(len(line) <= WIDTH for line in text.splitlines())
-    assert "about 3 h 00 min (from 1 finished trials)" in " ".join(text.split())
+    assert "about 3 h 00 min (from 1 finished trial)" in " ".join(text.split())
     # One trial as large as the finished one, two of 100 M parameters in half precision, twice.
     assert found.disk == pytest.approx(5e6 + 2 * (4e8 + estimate.PICTURES), rel=0.01)
     assert "disk: about 817 MB more" in text and "free in" in text
+    print_plan(plan, trials, estimate.estimate(plan, [], ["cpu"]), ["cpu"])
+    assert "trials; nothing is left to do" in capsys.readouterr().out
 
 
 def test_without_a_finished_trial_one_step_is_measured(
