@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.ablation_study import finished_study
+from yolo_attn.ablation.command import study_from
 from yolo_attn.ablation.report import write_report
 from yolo_attn.ablation.runner import plan_study
 from yolo_attn.ablation.spec import from_dict
@@ -48,6 +49,17 @@ def test_arguments_from_a_file_are_refused() -> None:
     for content in ({"arms": arms}, {"arms": arms[:1] + ["c.yaml"], "train": {"cfg": "x.yaml"}}):
         with pytest.raises(YoloAttnError, match="cfg is not set here but by its keys, one by one"):
             from_dict({**content, "data": "d.yaml"})
+
+
+@pytest.mark.parametrize("text", ["1e-4", "1E-4", "1.e-4", "+0.1e-3"])
+def test_a_number_that_yolo_takes_is_a_number_for_a_study(tmp_path: Path, text: str) -> None:
+    typed = study_from([f"lr0={text}"], "a.yaml,b.yaml", {"data": "d.yaml"})
+    assert typed.train["lr0"] == pytest.approx(1e-4)
+    file = tmp_path / "s.yaml"
+    file.write_text(f"arms: [a.yaml, b.yaml]\ndata: d.yaml\ntrain: {{lr0: {text}}}\n")
+    assert study_from([str(file)], None, {}).train["lr0"] == pytest.approx(1e-4)
+    with pytest.raises(YoloAttnError, match="lr0 '1e-x'"):
+        study_from(["lr0=1e-x"], "a.yaml,b.yaml", {"data": "d.yaml"})
 
 
 def test_an_error_of_the_seam_survives_a_trip_to_another_process() -> None:

@@ -18,7 +18,7 @@ from yolo_attn.ablation import estimate, progress
 from yolo_attn.ablation.executors.local import places_for
 from yolo_attn.ablation.plan_table import WIDTH, continuing, print_plan
 from yolo_attn.ablation.progress import View, duration, last_error, running, seconds_left
-from yolo_attn.ablation.store import DONE, FAILED, RUNNING, TrialFolder
+from yolo_attn.ablation.store import DONE, FAILED, INVALID, RUNNING, TrialFolder
 from yolo_attn.errors import YoloAttnError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -81,6 +81,9 @@ def test_a_failure_is_said_at_once_with_its_last_line(tmp_path: Path) -> None:
     assert "baseline/0: failed: training ended with exit code 1; RuntimeError: out of mem" in said
     assert "x/train.log" in said and "\x1b" not in said
     assert last_error({"what": "lost", "tail": []}) == "lost"
+    with View(plan, plan.jobs, out=out) as view:
+        view.ended(plan.jobs[1], {"status": INVALID, "error": {"what": "no result", "tail": []}})
+    assert out.getvalue().count("no result") == 1, "a failure without a log says it once"
 
 
 def test_a_log_file_gets_plain_lines_and_not_one_for_every_epoch(
@@ -120,10 +123,12 @@ def test_the_plan_fits_80_columns_and_says_time_and_disk(
     print_plan(plan, trials, found, ["cpu"])
     text = capsys.readouterr().out
     assert all(len(line) <= WIDTH for line in text.splitlines())
-    assert "about 3 h 00 min (from 1 finished trials)" in " ".join(text.split())
+    assert "about 3 h 00 min (from 1 finished trial)" in " ".join(text.split())
     # One trial as large as the finished one, two of 100 M parameters in half precision, twice.
     assert found.disk == pytest.approx(5e6 + 2 * (4e8 + estimate.PICTURES), rel=0.01)
     assert "disk: about 817 MB more" in text and "free in" in text
+    print_plan(plan, trials, estimate.estimate(plan, [], ["cpu"]), ["cpu"])
+    assert "trials; nothing is left to do" in capsys.readouterr().out
 
 
 def test_without_a_finished_trial_one_step_is_measured(

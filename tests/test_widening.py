@@ -160,6 +160,21 @@ def test_a_control_takes_as_much_of_the_weights_as_the_baseline(tmp_path: Path, 
     assert largest_difference(narrow, wide) < 1e-4  # float32 in the file
 
 
+def test_a_plan_never_replaces_the_control_of_another_plan(tmp_path: Path, data: str) -> None:
+    first = planned(tmp_path, data)
+    folder = first.study.folder / "models"
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    (tmp_path / "base.pt").unlink()
+    other = planned(tmp_path, data)  # other weights under the same name, in another terminal
+    assert {name: (folder / name).read_bytes() for name in before} == before
+    then, now = ([j for j in p.jobs if "-match-" in j.arm][0] for p in (first, other))
+    assert then.arm == now.arm and then.source["weights"] != now.source["weights"]
+    assert then.identity["training"]["weights"] != now.identity["training"]["weights"]
+    files = sorted(folder.iterdir())
+    planned(tmp_path, data)
+    assert sorted(folder.iterdir()) == files, "the same plan again writes nothing"
+
+
 def test_what_the_weights_do_not_fill_in_the_baseline_stays_new_in_the_control(
     tmp_path: Path, data: str
 ) -> None:

@@ -98,7 +98,8 @@ def ablate_command(
             return
         runs_on = _executor(executor, address, places)
         if plan.aside:
-            print(f"{len(plan.aside)} trials go into {study.folder / ARCHIVE}", file=sys.stderr)
+            go = "1 trial goes" if len(plan.aside) == 1 else f"{len(plan.aside)} trials go"
+            print(f"{go} into {study.folder / ARCHIVE}", file=sys.stderr)
         try:
             with View(plan, to_do(plan, only or ()), runs_on.places) as view:
                 outcome = run_plan(plan, runs_on, only=only or (), report=view.ended)

@@ -5,13 +5,14 @@ A bigger model also gains; only what a block gains beyond that is due to the blo
 
 from __future__ import annotations
 
+import hashlib
 from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
-from yolo_attn.ablation.spec import Study
-from yolo_attn.ablation.start_weights import write_widened
-from yolo_attn.ablation.store import write_text
+from yolo_attn.ablation import start_weights
+from yolo_attn.ablation.spec import Arm, Study
+from yolo_attn.ablation.store import MODELS, write_text
 from yolo_attn.errors import YoloAttnError
 
 KEY = {"params": "parameters", "flops": "gflops"}
@@ -45,18 +46,35 @@ def with_controls(
             flags.append(f"match {kind}: no arm costs more than the baseline, no control added")
             continue
         name = f"{base.name}-match-{kind}"
-        file = study.folder / "models" / f"{name}.yaml"
         model, cost = _widen(base.model, key, target, _side(study))
-        if not file.is_file() or file.read_text(encoding="utf-8") != model:
-            write_text(file, model)
         arms[name] = {**cost, "matched": dearest}
-        control = replace(base, name=name, model=str(file), matched=kind)
-        if study.weights:
-            write_widened(study, base, control)
+        control = _write(study, base, replace(base, name=name, matched=kind), model)
         study = replace(study, arms=(*study.arms, control))
         off = 100 * (cost[key] / target - 1)
         flags.append(f"{name} is the baseline, widened to the {key} of {dearest} ({off:+.1f} %)")
     return study, arms, flags
+
+
+def _write(study: Study, base: Arm, control: Arm, model: str) -> Arm:
+    """The control with its YAML, and its weights if it has any, written to the study's folder.
+
+    A file of other content stays as it is: it is what another plan of this study trains, or has
+    trained, and this one may yet be refused, or only be looked at. A second name says what is in.
+    """
+    told = model + (start_weights.content_of(study, base) if study.weights else "")
+    own = hashlib.sha256(told.encode()).hexdigest()[:8]
+    for name in (control.name, f"{control.name}-{own}"):
+        file = study.folder / MODELS / f"{name}.yaml"
+        if file.is_file() and file.read_text(encoding="utf-8") != model:
+            continue
+        if not file.is_file():
+            write_text(file, model)
+        control = replace(control, model=str(file))
+        if not study.weights or start_weights.is_free(study, base, control):
+            break
+    if study.weights:
+        start_weights.write_widened(study, base, control)
+    return control
 
 
 def _widen(model: str, key: str, target: float, imgsz: int) -> tuple[str, dict[str, Any]]:

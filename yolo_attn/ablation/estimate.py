@@ -44,7 +44,7 @@ def estimate(plan: Plan, todo: Sequence[Job], places: Sequence[str]) -> Estimate
     """Estimate what `todo` takes; without a finished trial one training step is measured."""
     known = seconds_left(plan, todo, [], len(places))
     finished = [j for j in plan.jobs if TrialFolder(Path(j.folder)).status == DONE]
-    basis = f"{len(finished)} finished trials"
+    basis = f"{len(finished)} finished trial{'' if len(finished) == 1 else 's'}"
     if known is None and todo:
         known = _guess(plan, todo, places)
         basis = "one training step, measured here; loading of images is not counted"

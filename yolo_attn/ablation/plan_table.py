@@ -42,10 +42,13 @@ def print_plan(
     console.print(table)
     for flag in plan.flags:
         console.print(f"note: {flag}", markup=False, highlight=False)
-    where = ", ".join(places)
+    left = f"time left on {', '.join(places)}: {duration(found.seconds)}"
+    if found.seconds == 0:
+        left = "nothing is left to do"
+    elif found.seconds is not None:
+        left += f" (from {found.basis})"
     console.print(
-        f"{len(trials)} trials; time left on {where}: {duration(found.seconds)}"
-        + (f" (from {found.basis})" if found.seconds is not None else ""),
+        f"{len(trials)} trials; {left}",
         markup=False, highlight=False,
     )  # fmt: skip
     console.print(

@@ -182,7 +182,9 @@ class View:
             text += f" in {record.get('seconds', 0.0):.0f} s"
             text += "" if ap is None else f", AP {ap:.2f}"
         elif error := record.get("error"):
-            text += f": {error['what']}; {last_error(error)}; log: {error.get('log', '-')}"
+            # A failure without a log's lines has no more to say than what it is.
+            said = dict.fromkeys((error["what"], last_error(error)))
+            text += f": {'; '.join(said)}; log: {error.get('log', '-')}"
         with self.lock:
             self.left.pop(id(job), None)
             self._say(text)

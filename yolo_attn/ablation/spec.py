@@ -36,6 +36,7 @@ RESERVED = {
 # An arm that differs in one of these has another budget or other data: no comparison is left.
 BUDGET = ("epochs", "time", "batch", "imgsz", "fraction", "nbs", "single_cls", "classes")
 MOST_SEEDS = 1000
+SCIENTIFIC = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 ARM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
 
@@ -303,6 +304,7 @@ def _train(args: Any, where: str) -> dict[str, Any]:
     from ultralytics.cfg import get_cfg
     from ultralytics.utils import DEFAULT_CFG_DICT
 
+    args = {key: _number(value) for key, value in args.items()}
     for key, value in args.items():
         if key in RESERVED:
             raise YoloAttnError(f"{where}: {key} is not set here but by {RESERVED[key]}")
@@ -324,7 +326,12 @@ def _train(args: Any, where: str) -> dict[str, Any]:
         except Exception as error:  # TypeError, ValueError and more, by version
             text = " ".join(str(error).split())
             raise YoloAttnError(f"{where}: {key} {value!r}: {text}") from None
-    return dict(args)
+    return args
+
+
+def _number(value: Any) -> Any:
+    """``1e-4``, a number for `yolo` and for everybody but YAML, which wants ``1.0e-4``."""
+    return float(value) if isinstance(value, str) and SCIENTIFIC.fullmatch(value) else value
 
 
 def _protocols(value: Any, where: str) -> tuple[str, ...]:

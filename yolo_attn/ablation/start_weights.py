@@ -17,7 +17,7 @@ from typing import Any
 
 from yolo_attn.ablation import arm_loss
 from yolo_attn.ablation.spec import Arm, Study
-from yolo_attn.ablation.store import read_json, write_json
+from yolo_attn.ablation.store import MODELS, read_json, write_json
 from yolo_attn.errors import YoloAttnError
 
 FORM = "1"  # of the files: another number, and they are written again
@@ -50,8 +50,23 @@ class Start:
 def weights_of(study: Study, arm: Arm) -> str | None:
     """The checkpoint that an arm starts from; None: from scratch."""
     if study.weights and arm.matched:
-        return str(study.folder / "models" / f"{arm.name}.pt")
+        # Beside the control's YAML, also in a folder that was moved since.
+        return str(study.folder / MODELS / f"{Path(arm.model).stem}.pt")
     return study.weights
+
+
+def content_of(study: Study, *arms: Arm) -> str:
+    """A digest of the study's weights and of the model YAMLs of arms."""
+    files = [Path(str(study.weights)), *(Path(arm_loss.model_of(study, arm)) for arm in arms)]
+    content = [_bytes(file) for file in files]
+    return hashlib.sha256(b"\0".join([FORM.encode(), *content])).hexdigest()
+
+
+def is_free(study: Study, base: Arm, control: Arm) -> bool:
+    """Whether `write_widened` would replace no weights of other content."""
+    target = Path(str(weights_of(study, control)))
+    known = (read_json(target.with_suffix(".pt.json")) or {}).get("from")
+    return not target.is_file() or known == content_of(study, base, control)
 
 
 def write_widened(study: Study, base: Arm, control: Arm) -> None:
@@ -73,8 +88,7 @@ def write_widened(study: Study, base: Arm, control: Arm) -> None:
     target = Path(str(weights_of(study, control)))
     stamp = target.with_suffix(".pt.json")
     models = [Path(arm_loss.model_of(study, arm)) for arm in (base, control)]
-    content = [_bytes(file) for file in (Path(study.weights), *models)]
-    digest = hashlib.sha256(b"\0".join([FORM.encode(), *content])).hexdigest()
+    digest = content_of(study, base, control)
     if target.is_file() and (read_json(stamp) or {}).get("from") == digest:
         return
     source = _checkpoint(study.weights)
